@@ -1,0 +1,1 @@
+"""Catalog to index: everything that serving and training stand on."""

@@ -1,0 +1,50 @@
+"""What an encoder is: pictures and titles to unit vectors in one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    Vectors = NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """A dual encoder. Users subclass nothing: anything with these members will do.
+
+    Embeddings are unit vectors and do not depend on the size or order of the batch
+    (cosine >= .99999).
+    """
+
+    @property
+    def name(self) -> str:
+        """The name `load_encoder` was given."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    @property
+    def image_size(self) -> int:
+        """Longest side in pixels of what the picture tower sees."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over weights, preprocessing and tokenizer."""
+
+    def preprocess(self, picture: Image) -> torch.Tensor:
+        """An RGB picture to float32 [3, image_size, image_size]; safe in threads."""
+
+    def embed_pixels(self, pixels: torch.Tensor) -> Vectors:
+        """Preprocessed pictures [n, 3, h, w] to float32 [n, dim] unit vectors."""
+
+    def embed_images(self, pictures: Sequence[Image]) -> Vectors:
+        """RGB pictures to float32 [n, dim] unit vectors."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts to float32 [n, dim] unit vectors."""

@@ -1,0 +1,1 @@
+"""Answers: queries, filters, the engine."""

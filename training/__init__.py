@@ -1,0 +1,1 @@
+"""Fine-tuning encoders on a catalog."""

@@ -1,1 +1,46 @@
-"""Encoders and networks."""
+"""Encoders: one loader for every name that a user may give."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from indexing.errors import ModelError
+from indexing.models.protocol import Encoder
+
+__all__ = ["BUILTIN", "Encoder", "load_encoder"]
+
+BUILTIN = Path(__file__).parent / "builtin"
+
+logger = logging.getLogger(__name__)
+
+
+def load_encoder(name: str, *, device: str | None = None) -> Encoder:
+    """Opens an encoder.
+
+    Args:
+        name: `builtin` (ships with the package), a model folder that training wrote,
+            `ARCH/PRETRAINED` of open_clip (`ViT-B-32/laion2b_s34b_b79k`, or a weights file
+            after the slash) or `hf-hub:ORG/REPO`.
+        device: a torch device; the GPU where there is one, else the CPU.
+
+    Raises:
+        ModelError: The name is unknown or its weights cannot be loaded.
+    """
+    import torch
+
+    from indexing.models.clip import load_folder, load_open_clip
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "builtin":
+        return load_folder(BUILTIN, name=name, device=device)
+    if Path(name).is_dir():
+        return load_folder(Path(name), device=device)
+    if name.startswith("hf-hub:") or (
+        "/" in name and not name.startswith((".", "/")) and not name.endswith("/")
+    ):
+        return load_open_clip(name, device=device)
+    raise ModelError(
+        f"unknown model {name!r}: give builtin, a model folder, "
+        "an open_clip name such as ViT-B-32/laion2b_s34b_b79k, or hf-hub:ORG/REPO"
+    )

@@ -1,0 +1,252 @@
+"""Encoders: folders, open_clip names, text without padding, and what must not matter."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+
+from indexing.errors import ModelError
+from indexing.models import load_encoder
+from indexing.models.clip import ClipEncoder, create_model, load_folder, load_open_clip
+from indexing.models.text import FolderTokenizer, embed_tokens
+
+WORDS = ["[PAD]", "[UNK]", "red", "blue", "mug", "shoe", "large", "[SOT]", "[EOT]"]
+PLAIN: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {
+        "context_length": 12,
+        "vocab_size": len(WORDS),
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+    },
+}
+CONVOLUTIONAL: dict[str, Any] = {
+    **PLAIN,
+    "vision_cfg": {
+        "timm_model_name": "mobilenetv2_050",
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 32,
+    },
+}
+
+
+def write_folder(folder: Path, model_cfg: dict[str, Any], seed: int = 0) -> ClipEncoder:
+    folder.mkdir()
+    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[SOT] $A [EOT]", special_tokens=[("[SOT]", 7), ("[EOT]", 8)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    torch.manual_seed(seed)
+    size = model_cfg["vision_cfg"]["image_size"]
+    config = {
+        "model_cfg": model_cfg,
+        "preprocess_cfg": {"size": size, "mode": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3},
+    }
+    encoder = ClipEncoder(
+        str(folder),
+        create_model(model_cfg),
+        FolderTokenizer(folder / "tokenizer.json", model_cfg["text_cfg"]["context_length"]),
+        config,
+        tokenizer_file=folder / "tokenizer.json",
+    )
+    encoder.save(folder, card="# test\n")
+    return encoder
+
+
+def pictures(count: int, size: tuple[int, int] = (40, 30)) -> list[Image.Image]:
+    rng = np.random.default_rng(1)
+    return [
+        Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("model_cfg", [PLAIN, CONVOLUTIONAL], ids=["vit", "timm"])
+def test_a_saved_folder_is_the_same_encoder(tmp_path: Path, model_cfg: dict[str, Any]) -> None:
+    encoder = write_folder(tmp_path / "model", model_cfg)
+    loaded = load_encoder(str(tmp_path / "model"), device="cpu")
+    assert loaded.fingerprint == encoder.fingerprint
+    assert (loaded.dim, loaded.image_size) == (16, model_cfg["vision_cfg"]["image_size"])
+    np.testing.assert_array_equal(
+        loaded.embed_images(pictures(3)), encoder.embed_images(pictures(3))
+    )
+    np.testing.assert_array_equal(
+        loaded.embed_texts(["red mug", ""]), encoder.embed_texts(["red mug", ""])
+    )
+    np.testing.assert_allclose(np.linalg.norm(loaded.embed_texts(["red"]), axis=1), 1, atol=1e-6)
+
+
+def test_half_precision_files_are_half_the_size_and_nearly_the_same(tmp_path: Path) -> None:
+    encoder = write_folder(tmp_path / "model", PLAIN)
+    encoder.save(tmp_path / "half", card="", half=True)
+    half = load_folder(tmp_path / "half")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("model", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    cosine = (half.embed_images(pictures(4)) * encoder.embed_images(pictures(4))).sum(1)
+    assert cosine.min() > 0.9999
+    assert half.fingerprint != encoder.fingerprint
+
+
+def test_the_fingerprint_sees_weights_preprocessing_and_tokenizer(tmp_path: Path) -> None:
+    prints = {write_folder(tmp_path / "a", PLAIN).fingerprint}
+    prints.add(write_folder(tmp_path / "other weights", PLAIN, seed=1).fingerprint)
+    write_folder(tmp_path / "b", PLAIN)
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    config["preprocess_cfg"]["mean"] = [0.4] * 3
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    prints.add(load_folder(tmp_path / "b").fingerprint)
+    write_folder(tmp_path / "c", PLAIN)
+    text = (tmp_path / "c" / "tokenizer.json").read_text()
+    (tmp_path / "c" / "tokenizer.json").write_text(text.replace('"shoe"', '"boot"'))
+    prints.add(load_folder(tmp_path / "c").fingerprint)
+    assert len(prints) == 4
+
+
+@pytest.mark.parametrize(
+    ("extra", "custom"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"pool_type": "eos", "eos_id": 8}, False),
+        ({"pool_type": "eos", "eos_id": 8}, True),
+        ({"proj_type": "linear"}, True),
+        # These must not be cut: they read the padding or the last place.
+        ({"pool_type": "last", "no_causal_mask": True}, True),
+        ({"embed_cls": True}, True),
+    ],
+)
+def test_texts_without_padding_embed_as_open_clip_embeds_them_whole(
+    tmp_path: Path, extra: dict[str, Any], custom: bool
+) -> None:
+    model_cfg = {**PLAIN, "text_cfg": {**PLAIN["text_cfg"], **extra}, "custom_text": custom}
+    encoder = write_folder(tmp_path / "model", model_cfg)
+    ids = encoder.tokenizer(["red", "large blue shoe mug red", "", "mug " * 30])
+    with torch.inference_mode():
+        whole = encoder.model.encode_text(ids[:3])
+        cut = embed_tokens(encoder.model, ids[:3])
+        longest = embed_tokens(encoder.model, ids)
+        torch.testing.assert_close(cut, whole, atol=2e-6, rtol=0)
+        torch.testing.assert_close(longest, encoder.model.encode_text(ids), atol=2e-6, rtol=0)
+    assert not torch.allclose(whole[0], whole[1], atol=1e-3)
+
+
+def test_token_ids_are_padded_and_long_texts_end_with_the_end_token(tmp_path: Path) -> None:
+    ids = write_folder(tmp_path / "model", PLAIN).tokenizer(["red sofa", "mug " * 40])
+    assert ids[0].tolist() == [7, 2, 1, 8] + [0] * 8
+    assert ids[1].tolist() == [7] + [4] * 10 + [8]
+
+
+def test_embeddings_do_not_depend_on_batch_size_or_order() -> None:
+    encoder = load_encoder("builtin", device="cpu")
+    shown = pictures(9, (180, 120))
+    together = encoder.embed_images(shown)
+    alone = np.concatenate([encoder.embed_images([picture]) for picture in shown])
+    assert (together * alone).sum(1).min() >= 0.99999
+    assert (together * encoder.embed_images(shown[::-1])[::-1]).sum(1).min() >= 0.99999
+    texts = ["red mug", "a very large blue leather shoe with laces and a strap", "hat", ""]
+    together = encoder.embed_texts(texts)
+    alone = np.concatenate([encoder.embed_texts([text]) for text in texts])
+    assert (together * alone).sum(1).min() >= 0.99999
+
+
+def test_builtin_fits_the_package_and_needs_no_network() -> None:
+    folder = Path(load_encoder.__code__.co_filename).parent / "builtin"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 25_000_000
+    code = (
+        "import socket\n"
+        "def refuse(*_, **__): raise AssertionError('network')\n"
+        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
+        "from indexing.models import load_encoder\n"
+        "e = load_encoder('builtin', device='cpu')\n"
+        "print(e.embed_texts(['red mug']).shape)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == f"(1, {load_encoder('builtin').dim})", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nonsense", "unknown model 'nonsense'"),
+        ("ViT-B-23/openai", "did you mean ViT-B-32"),
+        ("ViT-B-32/no-such-tag", "cannot be loaded"),
+        ("ViT-B-32-quickgelu/laion2b_s34b_b79k", "not a known tag"),
+    ],
+)
+def test_a_name_that_cannot_be_loaded_is_explained(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_encoder(name)
+
+
+def test_a_damaged_folder_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load_encoder(str(tmp_path))
+    write_folder(tmp_path / "a", PLAIN)
+    (tmp_path / "a" / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_encoder(str(tmp_path / "a"))
+    write_folder(tmp_path / "b", PLAIN)
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    config["model_cfg"]["embed_dim"] = 8
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="size mismatch"):
+        load_encoder(str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("weights_are_quick", [True, False])
+def test_open_clip_weights_get_the_activation_they_were_trained_with(
+    monkeypatch: pytest.MonkeyPatch, weights_are_quick: bool
+) -> None:
+    """`ViT-B-32/openai` needs QuickGELU although the name does not say so."""
+    import open_clip
+
+    asked: dict[str, Any] = {}
+
+    def create(architecture: str, pretrained: str, **options: Any) -> Any:
+        asked.update(options)
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    tag = "openai" if weights_are_quick else "laion2b_s34b_b79k"
+    with pytest.raises(ModelError, match="no network"):
+        load_open_clip(f"ViT-B-32/{tag}")
+    assert asked["force_quick_gelu"] is weights_are_quick
+
+
+def test_a_weights_file_behind_an_architecture_is_open_clips_own_model(tmp_path: Path) -> None:
+    import open_clip
+
+    torch.manual_seed(0)
+    theirs = open_clip.create_model("ViT-S-32-alt").eval()
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    encoder = load_open_clip(f"ViT-S-32-alt/{tmp_path / 'weights.pt'}")
+    transform = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False
+    )
+    shown = pictures(2, (300, 260))
+    with torch.inference_mode():
+        expected = theirs.encode_image(torch.stack([transform(p) for p in shown]), normalize=True)
+        words = open_clip.get_tokenizer("ViT-S-32-alt")(["a red mug", "shoes"])
+        expected_texts = theirs.encode_text(words, normalize=True)
+    np.testing.assert_allclose(encoder.embed_images(shown), expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        encoder.embed_texts(["a red mug", "shoes"]), expected_texts.numpy(), atol=1e-6
+    )
+    encoder.save(tmp_path / "folder", card="")
+    again = load_encoder(str(tmp_path / "folder"), device="cpu")
+    np.testing.assert_array_equal(again.embed_texts(["shoes"]), encoder.embed_texts(["shoes"]))

@@ -1,0 +1,223 @@
+"""The commands `shoplens search` and `shoplens demo`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from rich.table import Table
+
+    from search.engine import Hit
+    from search.query import Crop
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def search(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder that `shoplens index` wrote.")
+    ],
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A photo to search with; - reads standard input."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Words to search with.")] = None,
+    minus: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Words to turn away from; may be given again."),
+    ] = None,
+    crop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,Y,W,H",
+            help="Part of the photo, in fractions: 0.5,0,0.5,1 is the right half.",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EXPR", help="Filter, such as \"price < 50 and color in ['Red', 'Blue']\"."
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="Number of products.")] = 10,
+    image_weight: Annotated[float, typer.Option(help="Weight of the photo.")] = 1.0,
+    text_weight: Annotated[float, typer.Option(help="Weight of the words.")] = 1.0,
+    minus_weight: Annotated[float, typer.Option(help="Weight of each --minus.")] = 0.5,
+    model: Annotated[
+        str | None,
+        typer.Option(help="The index's encoder, where it has another name or place by now."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line and nothing else.")
+    ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also save the query and its answers as a picture."),
+    ] = None,
+) -> None:
+    """Find products by photo, by words, or by both.
+
+    Example, on an index made with `shoplens index catalog.csv --out shop-index`:
+
+        shoplens search shop-index --text "red mug" --where "price < 50" --k 5
+
+    Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
+    Text is compared without regard to case; names with spaces stand in `back quotes`.
+    """
+    from search.engine import SearchEngine
+    from search.query import load_picture
+
+    _check_sheet(sheet)
+    box = _parse_crop(crop)
+    source = _read_source(image)
+    query_picture = None if sheet is None or source is None else load_picture(source, box)
+    hits = SearchEngine.open(folder, model=model).search(
+        image=source,
+        text=text,
+        k=k,
+        where=where,
+        minus=minus or (),
+        crop=box,
+        image_weight=image_weight,
+        text_weight=text_weight,
+        minus_weight=minus_weight,
+    )
+    if as_json:
+        for hit in hits:
+            # ASCII, so that no terminal setting and no odd file name can break a line.
+            typer.echo(json.dumps(hit.to_json(), allow_nan=False))
+    elif hits:
+        from rich.console import Console
+
+        Console().print(_table(hits))
+    if not hits:
+        typer.echo("no product matches the filter" if where else "the index is empty", err=as_json)
+    if sheet is not None:
+        from search.answers import answer_sheet
+
+        _save(answer_sheet(query_picture, _caption(text, minus or (), where), hits), sheet)
+        typer.echo(f"contact sheet: {sheet}", err=True)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything goes.")] = Path(
+        "demo-out"
+    ),
+    products: Annotated[int, typer.Option(min=10, help="Size of the drawn catalog.")] = 240,
+) -> None:
+    """Index a small drawn shop and search it: the whole job without any data of your own.
+
+    Example:
+
+        shoplens demo --out demo-out
+    """
+    from rich.console import Console
+
+    from indexing.cli import show_progress, summary
+    from search.demo import run_demo
+
+    with show_progress() as progress:
+        made = run_demo(out, products=products, progress=progress)
+    console = Console()
+    for line in summary(made.report):
+        typer.echo(line)
+    for answer in made.answers:
+        console.rule(answer.query, align="left")
+        console.print(_table(answer.hits))
+    typer.echo(f"the same as a picture: {made.sheet}")
+
+
+def _read_source(image: str | None) -> Path | bytes | None:
+    """The path as it is, or standard input up to the size limit of pictures."""
+    from indexing.errors import QueryError
+    from indexing.images import MAX_BYTES
+
+    if image is None:
+        return None
+    if image != "-":
+        return Path(image)
+    stream = typer.get_binary_stream("stdin")
+    if stream.isatty():
+        raise QueryError("--image - reads a picture from standard input: pipe one in")
+    # One byte more than allowed is enough for the decoder to refuse it.
+    return stream.read(MAX_BYTES + 1)
+
+
+def _parse_crop(crop: str | None) -> Crop | None:
+    from indexing.errors import QueryError
+
+    if crop is None:
+        return None
+    try:
+        x, y, width, height = (float(part) for part in crop.split(","))
+    except ValueError:
+        raise QueryError(
+            f"crop {crop!r}: give four fractions x,y,width,height, such as 0.5,0,0.5,1"
+        ) from None
+    return x, y, width, height
+
+
+def _check_sheet(path: Path | None) -> None:
+    """Refuse a sheet that could not be written before the work starts."""
+    from indexing.errors import QueryError
+
+    if path is None:
+        return
+    if path.suffix.lower() not in SHEET_SUFFIXES:
+        raise QueryError(f"--sheet {path}: the name must end in {', '.join(SHEET_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise QueryError(f"--sheet {path}: the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise QueryError(f"--sheet {path}: this is a folder; give the name of a file")
+
+
+def _save(picture: Image, path: Path) -> None:
+    from indexing.errors import QueryError
+
+    try:
+        picture.save(path)
+    except OSError as error:
+        raise QueryError(f"--sheet {path} cannot be written: {error.strerror or error}") from error
+
+
+def _table(hits: Sequence[Hit]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from search.answers import price_of
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("#", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("id", overflow="fold")
+    table.add_column("title", overflow="fold")
+    table.add_column("price", justify="right", no_wrap=True)
+    table.add_column("picture", overflow="fold")
+    for hit in hits:
+        cells = (
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            hit.product_id,
+            str(hit.fields.get("title", "")),
+            price_of(hit),
+            hit.image,
+        )
+        # Text: brackets in a title are no markup. Control characters would reach the terminal.
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    return table
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
+def _caption(text: str | None, minus: Sequence[str], where: str | None) -> str:
+    parts = [text or "", *(f"minus {unwanted}" for unwanted in minus)]
+    return ", ".join([part for part in parts if part] + ([f"where {where}"] if where else []))

@@ -1,0 +1,70 @@
+"""Makes the weights of the `builtin` encoder: `python -m training.builtin --data FOLDER`.
+
+FOLDER holds the catalogs `fashion` (35,317 Myntra products), `grocery` (81 products with
+phone photos) and `clothing` (5,096 phone photos), as `fashion/catalog.csv` and so on. The
+seed is fixed. What is measured stays out of training: the fashion titles below TEST_SHARE
+and grocery's `val` and `test` photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from indexing.catalog import read_catalog
+from indexing.catalog.product import Product
+from indexing.models import BUILTIN
+from indexing.models.clip import ClipEncoder, load_folder
+from training.config import TrainConfig
+from training.run import run_clip
+from training.seed_model import make_seed_model
+from training.split import position
+
+TEST_SHARE = 0.15
+CATALOGS = ("fashion/catalog.csv", "grocery/catalog.jsonl", "clothing/catalog.csv")
+CONFIG = TrainConfig()
+
+
+def is_test_title(title: str) -> bool:
+    """Whether a fashion title is kept for measuring."""
+    return position(title) < TEST_SHARE
+
+
+def training_products(data: Path, without: str = "") -> Iterator[Product]:
+    """The products that `builtin` learns from, but those of the catalog `without`."""
+    for name in CATALOGS:
+        if without and name.startswith(without):
+            continue
+        for product in read_catalog(data / name):
+            if name.startswith("fashion") and is_test_title(product.title):
+                continue
+            shown = tuple(
+                image
+                for image in product.images
+                if not image.location.startswith(("images/test/", "images/val/"))
+            )
+            if shown:
+                yield product.model_copy(update={"images": shown})
+
+
+def make_builtin(
+    data: Annotated[Path, typer.Option(help="Folder with fashion/, grocery/ and clothing/.")],
+    work: Annotated[Path, typer.Option(help="Folder for the run.")] = Path("runs/builtin"),
+    out: Annotated[Path, typer.Option(help="Where the weights go.")] = BUILTIN,
+    without: Annotated[str, typer.Option(help="A catalog to leave out, to measure on it.")] = "",
+) -> None:
+    """Train the builtin encoder, and write it as float16 beside its model card."""
+    seed_folder = work / "seed"
+    if not (seed_folder / "model.safetensors").exists():
+        make_seed_model(seed_folder, seed=CONFIG.seed)
+    run_clip(load_folder(seed_folder), [training_products(data, without)], work, CONFIG)
+    best: ClipEncoder = load_folder(work)
+    card = out / "README.md"
+    best.save(out, card=card.read_text(encoding="utf-8") if card.exists() else "", half=True)
+
+
+if __name__ == "__main__":
+    typer.run(make_builtin)

@@ -1,0 +1,212 @@
+"""The picture side of training: a locked tower seen once, or an open one seen each time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from indexing.embed import Picture, Progress, VectorCache, embed_pictures
+from indexing.errors import ImageError, TrainingError
+from indexing.images import decode_image, read_bytes
+from indexing.models.clip import ClipEncoder
+
+Rows = NDArray[np.int64]
+logger = logging.getLogger(__name__)
+
+
+class ImageSide(Protocol):
+    """Hands out pictures by row and turns them into embeddings that carry gradients."""
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
+        """The rows of each batch that could be read, and what `embed` takes for them."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """float [n, dim], not normalised."""
+
+    def before(self, images: Tensor) -> Tensor:
+        """Unit vectors [n, e] of what the tower made of these pictures before training."""
+
+
+class LockedImages:
+    """The picture tower stays as it is, all but its last projection.
+
+    Each picture then goes through the tower once, not once an epoch; what comes out is kept
+    on disk under `folder`, so that a stopped run does not start over. Pictures are seen
+    without augmentation.
+
+    Raises:
+        TrainingError: The tower has no last projection that can be told apart, or no
+            picture can be read.
+    """
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        pictures: Sequence[Picture],
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        self._visual = encoder.model.visual
+        self._device = encoder.device
+        trunk = TrunkEncoder(encoder)
+        cache = VectorCache(folder / trunk.fingerprint[:16], trunk.dim)
+        embedded = embed_pictures(pictures, len(pictures), trunk, cache, progress=progress)
+        _report(embedded.failures, pictures)
+        self.usable = np.array([key is not None for key in embedded.keys])
+        if not self.usable.any():
+            raise TrainingError("nothing to train on: none of the pictures can be read")
+        self._places = np.cumsum(self.usable) - 1
+        self.features = torch.from_numpy(
+            cache.gather([key for key in embedded.keys if key is not None])
+        )
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
+        for batch in batches:
+            rows = batch[self.usable[batch]]
+            yield rows, self.features[self._places[rows]]
+
+    def embed(self, images: Tensor) -> Tensor:
+        embeddings: Tensor = last_projection(self._visual)(images.to(self._device))
+        return embeddings
+
+    def before(self, images: Tensor) -> Tensor:
+        return functional.normalize(images.to(self._device), dim=-1)
+
+
+class TrunkEncoder:
+    """A picture tower without its last projection, in the shape of an encoder."""
+
+    def __init__(self, encoder: ClipEncoder) -> None:
+        visual = encoder.model.visual
+        self._encoder = encoder
+        self.name = f"{encoder.name} without projection"
+        self.image_size = encoder.image_size
+        self.dim = int(last_projection(visual).in_features)
+        digest = hashlib.sha256(repr(sorted(encoder.config["preprocess_cfg"].items())).encode())
+        for key, value in visual.trunk.state_dict().items():
+            digest.update(key.encode() + value.cpu().numpy().tobytes())
+        self.fingerprint = digest.hexdigest()
+        self.preprocess = encoder.preprocess
+
+    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+        visual = self._encoder.model.visual
+        with torch.inference_mode():
+            features: Tensor = visual.trunk(pixels.to(self._encoder.device))
+        return features.float().cpu().numpy()
+
+    def embed_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
+        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+
+    def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        raise NotImplementedError("a picture tower reads no texts")
+
+
+def last_projection(visual: Any) -> nn.Linear:
+    """The linear layer behind a timm picture tower.
+
+    Raises:
+        TrainingError: The tower is of another kind.
+    """
+    head = getattr(visual, "head", None)
+    projection = getattr(head, "proj", None)
+    if not hasattr(visual, "trunk") or not isinstance(projection, nn.Linear):
+        raise TrainingError(
+            "--lock-image needs a timm picture tower with a linear projection; "
+            "train this model without it"
+        )
+    return projection
+
+
+class OpenImages:
+    """Every picture is decoded and sent through the whole tower each time.
+
+    Args:
+        augment: seed of random crops and mirroring; None shows pictures as search does.
+    """
+
+    def __init__(
+        self, encoder: ClipEncoder, pictures: Sequence[Picture], *, augment: int | None
+    ) -> None:
+        self._encoder = encoder
+        self._before = copy.deepcopy(encoder.model.visual).eval().requires_grad_(False)
+        self._pictures = pictures
+        self._seed = augment
+        self.usable = np.ones(len(pictures), bool)
+        preprocessing = encoder.config["preprocess_cfg"]
+        self._mean = torch.tensor(preprocessing["mean"]).view(3, 1, 1)
+        self._std = torch.tensor(preprocessing["std"]).view(3, 1, 1)
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
+        # The next batch is decoded while this one trains.
+        with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
+            ahead: deque[tuple[Rows, list[Future[Tensor | None]]]] = deque()
+            for batch in [*batches, None]:
+                if batch is not None:
+                    rows = batch[self.usable[batch]]
+                    ahead.append((rows, [pool.submit(self._load, int(r), epoch) for r in rows]))
+                if len(ahead) == 2 or (batch is None and ahead):
+                    yield from self._loaded(*ahead.popleft())
+
+    def embed(self, images: Tensor) -> Tensor:
+        features: Tensor = self._encoder.model.encode_image(images.to(self._encoder.device))
+        return features
+
+    def before(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self._before(images.to(self._encoder.device))
+        return functional.normalize(features.float(), dim=-1)
+
+    def _loaded(
+        self, rows: Rows, futures: list[Future[Tensor | None]]
+    ) -> Iterator[tuple[Rows, Tensor]]:
+        pictures = [future.result() for future in futures]
+        readable = np.array([picture is not None for picture in pictures], bool)
+        self.usable[rows[~readable]] = False
+        if readable.any():
+            yield rows[readable], torch.stack([p for p in pictures if p is not None])
+
+    def _load(self, row: int, epoch: int) -> Tensor | None:
+        picture = self._pictures[row]
+        if picture.path is None:
+            return None
+        size = self._encoder.image_size
+        try:
+            decoded = decode_image(read_bytes(picture.path), at_least=size)
+        except ImageError as error:
+            logger.warning("left out of training: %s: %s", picture.location, error)
+            return None
+        if self._seed is None:
+            return self._encoder.preprocess(decoded)
+        # Its own random numbers for each picture and epoch: threads cannot reorder them.
+        cropped = random_crop(decoded, size, np.random.default_rng([self._seed, epoch, row]))
+        pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 255
+        return (pixels - self._mean) / self._std
+
+
+def random_crop(picture: Image.Image, size: int, rng: np.random.Generator) -> Image.Image:
+    """Between 70% and all of the area, 3:4 to 4:3 in shape, mirrored half of the time."""
+    share, shape = rng.uniform(0.7, 1.0), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+    width = min(1.0, float(np.sqrt(share * shape))) * picture.width
+    height = min(1.0, float(np.sqrt(share / shape))) * picture.height
+    left, top = rng.uniform(0, picture.width - width), rng.uniform(0, picture.height - height)
+    box = (left, top, left + width, top + height)
+    cropped = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cropped
+
+
+def _report(failures: dict[int, str], pictures: Sequence[Picture]) -> None:
+    for number, reason in failures.items():
+        logger.warning("left out of training: %s: %s", pictures[number].location, reason)

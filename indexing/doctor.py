@@ -1,0 +1,161 @@
+"""What is installed, what works, and what to do about what does not."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+State = Literal["ok", "missing", "broken", "optional"]
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "timm",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pillow",
+    "pydantic",
+    "safetensors",
+    "tokenizers",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `advice` says what to do, empty where nothing is to be done."""
+
+    what: str
+    state: State
+    detail: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at everything shoplens depends on. Never raises: what fails is a finding."""
+    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("python", _python),
+        ("libraries", _libraries),
+        ("torchvision", _torchvision),
+        ("devices", _devices),
+        ("faiss", _faiss),
+        ("picture formats", _formats),
+        ("builtin encoder", _builtin),
+        ("training log", _tensorboard),
+    ]
+    findings: list[Finding] = []
+    for what, check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # noqa: BLE001 - a report on broken installs must not break
+            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            findings.append(
+                Finding(what, "broken", detail, "reinstall: pip install 'shoplens[cpu]'")
+            )
+    return findings
+
+
+def _python() -> list[Finding]:
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    return [Finding("python", "ok", detail)]
+
+
+def _libraries() -> list[Finding]:
+    findings = []
+    for name in LIBRARIES:
+        try:
+            findings.append(Finding(name, "ok", version(name)))
+        except PackageNotFoundError:
+            findings.append(Finding(name, "missing", "not installed", f"pip install {name}"))
+    return findings
+
+
+def _torchvision() -> list[Finding]:
+    from indexing.models.torchvision_repair import import_torchvision
+
+    if import_torchvision():
+        return []
+    return [
+        Finding(
+            "torchvision import",
+            "ok",
+            "built for another torch; repaired for this process (transforms work, ops do not)",
+            "to be rid of it, install torch and torchvision from the same source",
+        )
+    ]
+
+
+def _devices() -> list[Finding]:
+    import torch
+
+    findings = [Finding("CPU", "ok", f"{torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            memory = f"{properties.total_memory / 2**30:.0f} GiB"
+            findings.append(Finding(f"GPU {number}", "ok", f"{properties.name}, {memory}"))
+    elif shutil.which("nvidia-smi"):
+        advice = "install a CUDA build of torch"
+        detail = f"there is one, but torch {torch.__version__} cannot use it"
+        findings.append(Finding("GPU", "broken", detail, advice))
+    else:
+        findings.append(Finding("GPU", "optional", "none: everything runs on the CPU"))
+    return findings
+
+
+def _faiss() -> list[Finding]:
+    installed = []
+    for name in ("faiss-cpu", "faiss-gpu"):
+        try:
+            installed.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if not installed:
+        advice = "pip install 'shoplens[cpu]' (or 'shoplens[gpu]')"
+        return [Finding("faiss", "missing", "not installed", advice)]
+    if len(installed) > 1:
+        advice = "they overwrite each other: pip uninstall faiss-cpu faiss-gpu, then install one"
+        return [Finding("faiss", "broken", " and ".join(installed), advice)]
+    from indexing.faiss_import import import_faiss
+
+    faiss = import_faiss()
+    findings = [Finding("faiss", "ok", f"{installed[0]}, {faiss.get_compile_options().strip()}")]
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
+    findings.append(Finding("index types", "ok", "exact (IndexFlatIP)"))
+    if gpus:
+        findings.append(Finding("faiss on GPU", "ok", f"{gpus} devices"))
+    return findings
+
+
+def _formats() -> list[Finding]:
+    from PIL import features
+
+    names = {"jpg": "JPEG", "zlib": "PNG", "webp": "WEBP", "avif": "AVIF"}
+    there = [name for feature, name in names.items() if features.check(feature)]
+    absent = [name for name in names.values() if name not in there]
+    findings = [Finding("picture formats", "ok", ", ".join([*there, "GIF", "BMP", "TIFF"]))]
+    if absent:
+        advice = "install Pillow from PyPI: pip install --force-reinstall pillow"
+        findings.append(Finding("picture formats", "optional", "no " + ", ".join(absent), advice))
+    return findings
+
+
+def _builtin() -> list[Finding]:
+    from indexing.models import load_encoder
+
+    encoder = load_encoder("builtin")
+    detail = f"{encoder.dim}-d, pictures {encoder.image_size} px, {encoder.fingerprint[:12]}"
+    return [Finding("builtin encoder", "ok", detail)]
+
+
+def _tensorboard() -> list[Finding]:
+    try:
+        return [Finding("training log", "ok", f"tensorboard {version('tensorboard')}")]
+    except PackageNotFoundError:
+        advice = "pip install 'shoplens[train]' for TensorBoard; JSON lines are written anyway"
+        return [Finding("training log", "optional", "no tensorboard", advice)]

@@ -1,0 +1,128 @@
+"""The door of shoplens: the command line and the public names.
+
+    from shoplens import SearchEngine, build_index, load_encoder, read_catalog
+
+    build_index(read_catalog("catalog.csv"), load_encoder("builtin"), Path("index"))
+    hits = SearchEngine.open(Path("index")).search(text="red mug", k=5)
+
+Names are imported when they are first used, so that `shoplens --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Annotated, Any
+
+import indexing.cli
+import typer
+
+import search.cli
+import training.cli
+from indexing.errors import ShoplensError
+
+if TYPE_CHECKING:
+    from indexing.build import BuildReport, build_index
+    from indexing.catalog import Catalog, read_catalog
+    from indexing.catalog.product import Product, ProductImage
+    from indexing.images import decode_image
+    from indexing.models import load_encoder
+    from indexing.models.protocol import Encoder
+    from indexing.store import open_index
+    from search.engine import Hit, SearchEngine
+
+__all__ = [
+    "BuildReport",
+    "Catalog",
+    "Encoder",
+    "Hit",
+    "Product",
+    "ProductImage",
+    "SearchEngine",
+    "ShoplensError",
+    "build_index",
+    "decode_image",
+    "load_encoder",
+    "main",
+    "open_index",
+    "read_catalog",
+]
+
+_HOME = {
+    "BuildReport": "indexing.build",
+    "Catalog": "indexing.catalog",
+    "Encoder": "indexing.models.protocol",
+    "Hit": "search.engine",
+    "Product": "indexing.catalog.product",
+    "ProductImage": "indexing.catalog.product",
+    "SearchEngine": "search.engine",
+    "build_index": "indexing.build",
+    "decode_image": "indexing.images",
+    "load_encoder": "indexing.models",
+    "open_index": "indexing.store",
+    "read_catalog": "indexing.catalog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'shoplens' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+app = typer.Typer(
+    name="shoplens",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Product visual search: from a catalog dump to answers.",
+)
+train = typer.Typer(no_args_is_help=True, help="Fine-tune models on a catalog.")
+
+app.command()(search.cli.demo)
+app.command()(indexing.cli.doctor)
+app.command()(indexing.cli.index)
+app.command()(indexing.cli.info)
+app.command()(search.cli.search)
+app.add_typer(train, name="train")
+train.command()(training.cli.clip)
+
+_debug = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shoplens {_version('shoplens')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    global _debug
+    _debug = debug
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+def main() -> None:
+    """The `shoplens` command: errors become one line and exit code 2."""
+    try:
+        app()
+    except ShoplensError as error:
+        if _debug:
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""The commands `shoplens index` and `shoplens info`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from indexing.build import BuildReport
+    from indexing.catalog import OnDuplicate
+    from indexing.embed import Progress
+    from indexing.store import Manifest
+
+_PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
+_SHOWN_REJECTS = 3
+
+
+def index(
+    catalog: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CATALOG",
+            help="CSV, TSV, Parquet, JSON Lines or Merchant XML, plain or gzip, or a folder "
+            "of pictures.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The index folder to write.")],
+    model: Annotated[
+        str,
+        typer.Option(help="builtin, a folder that training wrote, ARCH/PRETRAINED or hf-hub:ID."),
+    ] = "builtin",
+    profile: Annotated[
+        str, typer.Option(help="Kind of catalog; auto recognises it by its columns.")
+    ] = "auto",
+    images_root: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where picture paths begin; by default the catalog's."),
+    ] = None,
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", metavar="FIELD=COLUMN", help="Which column holds a field; may be repeated."
+        ),
+    ] = None,
+    on_duplicate: Annotated[
+        str, typer.Option(help="What to do with two rows of one id: error, first or last.")
+    ] = "error",
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch pictures that are given as URLs.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 16,
+) -> None:
+    """Make a catalog searchable, or bring its index up to date.
+
+    Example:
+
+        shoplens index catalog.csv --out shop-index
+
+    Safe to stop and to run again: what was encoded stays, and only new or changed
+    pictures are encoded. Rows and pictures that cannot be used are listed with their
+    reasons in rejects.jsonl, and the rest is indexed.
+    """
+    from indexing.build import build_index
+    from indexing.catalog import read_catalog
+    from indexing.malloc import keep_freed_memory
+    from indexing.models import load_encoder
+
+    keep_freed_memory()
+    try:
+        source = read_catalog(
+            catalog,
+            profile,
+            images_root,
+            _parse_mapping(mapping or []),
+            on_duplicate=cast("OnDuplicate", on_duplicate),
+            allow_urls=allow_urls,
+        )
+        encoder = load_encoder(model)
+        with _progress() as progress:
+            report = build_index(source, encoder, out, batch_size=batch_size, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command to go on", err=True)
+        raise typer.Exit(130) from None
+    for line in _summary(report):
+        typer.echo(line)
+
+
+def info(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The folder that `shoplens index` wrote.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The manifest as JSON and nothing else.")
+    ] = False,
+) -> None:
+    """Check an index folder and say what is in it.
+
+    Example, on an index made with `shoplens index catalog.csv --out shop-index`:
+
+        shoplens info shop-index
+    """
+    from indexing.store import open_index
+
+    manifest = open_index(folder).manifest
+    if as_json:
+        typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
+        return
+    for line in _description(folder, manifest):
+        typer.echo(line)
+
+
+def _parse_mapping(pairs: list[str]) -> dict[str, str]:
+    from indexing.errors import CatalogError
+
+    mapping: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, column = pair.partition("=")
+        if not (name and equals and column):
+            raise CatalogError(f"--map {pair!r}: write FIELD=COLUMN, such as title=product_name")
+        if mapping.setdefault(name, column) != column:
+            raise CatalogError(f"--map {pair!r}: {name} is mapped to {mapping[name]!r} already")
+    return mapping
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Shows pictures done, rate and time left on standard error."""
+    if not sys.stderr.isatty():
+        yield _plain_progress()
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+    columns = (TextColumn("pictures"), BarColumn(), MofNCompleteColumn(), Rate())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("pictures", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain_progress() -> Progress:
+    started = last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _PLAIN_SECONDS or not done:
+            return
+        last = now
+        rate = done / (now - started)
+        left = _duration((total - done) / rate)
+        typer.echo(f"{done:,} of {total:,} pictures, {rate:,.0f}/s, {left} left", err=True)
+
+    return report
+
+
+def _summary(report: BuildReport) -> Iterator[str]:
+    counts = report.counts
+    if report.up_to_date:
+        yield f"{report.folder} is up to date ({_duration(report.seconds)})"
+    else:
+        yield f"{report.folder} is ready ({_duration(report.seconds)})"
+    yield _rows_line(counts.rows, counts.products, counts.merged, counts.rejected)
+    rate = f" at {report.rate:,.0f}/s" if report.encoded else ""
+    yield (
+        f"  pictures: {counts.images:,} in the index, {counts.images_rejected:,} rejected; "
+        f"{report.encoded:,} encoded{rate}, {report.reused:,} known before"
+    )
+    if counts.rejected or counts.images_rejected:
+        yield f"  rejects:  {report.rejects}, which begins"
+        with report.rejects.open(encoding="utf-8") as file:
+            for line in islice(file, _SHOWN_REJECTS):
+                yield f"    {_reject_line(json.loads(line))}"
+    yield f'next: shoplens search {report.folder} --text "red shoes"'
+
+
+def _rows_line(rows: int, products: int, merged: int, rejected: int) -> str:
+    parts = f"{products:,} products + {rejected:,} rejected"
+    return f"  rows:     {rows:,} = {parts}" + (f" + {merged:,} merged" if merged else "")
+
+
+def _reject_line(reject: dict[str, object]) -> str:
+    name = "" if reject["id"] is None else f", id {reject['id']}"
+    value = f" {reject['value']!r}" if reject["value"] else ""
+    return f"row {reject['row']}{name}: {reject['field']}{value}: {reject['reason']}"
+
+
+def _description(folder: Path, manifest: Manifest) -> Iterator[str]:
+    counts, encoder = manifest.counts, manifest.encoder
+    size = sum(record.bytes for record in manifest.files.values())
+    made = f"{manifest.created:%Y-%m-%d %H:%M} UTC by shoplens {manifest.shoplens_version}"
+    yield f"{folder}: {manifest.generation}, made {made}"
+    yield _rows_line(counts.rows, counts.products, counts.merged, counts.rejected)
+    yield f"  pictures: {counts.images:,} in the index, {counts.images_rejected:,} rejected"
+    yield f"  encoder:  {encoder.name}, {encoder.dim} numbers a picture, {encoder.fingerprint[:12]}"
+    yield f"  index:    {manifest.index.type}"
+    yield f"  files:    {len(manifest.files)}, {size / 1e6:,.1f} MB, all as the manifest says"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"

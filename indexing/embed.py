@@ -1,0 +1,307 @@
+"""Pictures to vectors: in catalog order, in one pass, resumable and reproducible.
+
+Threads read, decode and preprocess ahead of the encoder. The work is cut into shards; each
+finished one goes to disk at once, so a stop loses at most one. A vector belongs to the
+SHA-256 of a picture's bytes: whatever bytes were encoded before, in this build or in the
+index that is replaced, are not encoded again.
+
+What enters a batch is decided in catalog order and never carried over from shard to shard,
+so an undisturbed build and a resumed one encode the same batches, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from indexing.durable import write_atomically
+from indexing.errors import ImageError
+from indexing.images import decode_image, read_bytes
+from indexing.models.protocol import Encoder
+
+# On a CPU small batches stay in the caches and need little memory: 16 is faster than 64.
+BATCH_SIZE = 16
+SHARD_SIZE = 1024
+
+Progress = Callable[[int, int], None]
+Vectors = NDArray[np.float32]
+
+_KEY_BYTES = hashlib.sha256().digest_size
+# What zipfile and numpy raise on a file with wrong bytes; its checksums find them.
+_SHARD_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_OPEN_SHARDS = 8  # shards kept in memory while vectors are gathered
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a picture is: a file, or the URL `location` where `path` is None."""
+
+    location: str
+    path: Path | None
+
+
+@dataclass
+class Embedded:
+    """The outcome for each picture: its key, or the reason why it has none."""
+
+    keys: list[bytes | None] = field(default_factory=list)  # SHA-256 of the picture's bytes
+    failures: dict[int, str] = field(default_factory=dict)  # number of the picture -> reason
+    encoded: int = 0  # pictures that went through the encoder
+    reused: int = 0  # pictures whose bytes had been encoded before
+
+
+class VectorCache:
+    """Vectors by the SHA-256 of the picture's bytes, and the reasons of those that failed.
+
+    Holds the places only: the vectors stay in the shards of `folder` and in the arrays
+    that were added.
+    """
+
+    def __init__(self, folder: Path, dim: int) -> None:
+        self._folder = folder
+        self._dim = dim
+        self._places: dict[bytes, tuple[int, int]] = {}  # source, row
+        self._sources: list[Path | Vectors] = []
+        self.failures: dict[bytes, str] = {}
+        self._load = lru_cache(maxsize=_OPEN_SHARDS)(_read_vectors)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._next_shard = 0
+        for path in sorted(folder.glob("*.npz")):
+            self._next_shard = int(path.stem) + 1
+            self._add_shard(path)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._places or key in self.failures
+
+    def add_array(self, keys: Sequence[bytes], vectors: Vectors) -> None:
+        """Take vectors from elsewhere, float32 [n, dim], such as those of an older index."""
+        self._add(keys, vectors)
+
+    def add_shard(self, keys: list[bytes], vectors: Vectors, failures: dict[bytes, str]) -> None:
+        """Write a shard; once this returns, a crash does not lose it."""
+        path = self._folder / f"{self._next_shard:06d}.npz"
+        arrays: dict[str, NDArray[Any]] = {
+            "keys": _to_array(keys),
+            "vectors": vectors,
+            "failed": _to_array(list(failures)),
+            "reasons": np.array(list(failures.values()), dtype=np.str_),
+        }
+        write_atomically(path, lambda temporary: _write_arrays(temporary, arrays))
+        self._next_shard += 1
+        self._add(keys, path)
+        self.failures.update(failures)
+
+    def gather(self, keys: Sequence[bytes]) -> Vectors:
+        """The vectors of known keys, float32 [n, dim]."""
+        vectors = np.empty((len(keys), self._dim), np.float32)
+        for row, key in enumerate(keys):
+            number, place = self._places[key]
+            source = self._sources[number]
+            vectors[row] = (self._load(source) if isinstance(source, Path) else source)[place]
+        return vectors
+
+    def _add(self, keys: Sequence[bytes], source: Path | Vectors) -> None:
+        number = len(self._sources)
+        self._sources.append(source)
+        for row, key in enumerate(keys):
+            self._places.setdefault(key, (number, row))
+
+    def _add_shard(self, path: Path) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                keys, failed = _to_keys(arrays["keys"]), _to_keys(arrays["failed"])
+                reasons = arrays["reasons"].tolist()
+                whole = arrays["vectors"].shape == (len(keys), self._dim)
+        except _SHARD_DAMAGE:
+            whole = False
+        if not whole or len(failed) != len(reasons):
+            path.unlink()  # its pictures are encoded again
+            return
+        self._add(keys, path)
+        self.failures.update(zip(failed, reasons, strict=True))
+
+
+def embed_pictures(
+    pictures: Iterable[Picture],
+    total: int,
+    encoder: Encoder,
+    cache: VectorCache,
+    *,
+    batch_size: int = BATCH_SIZE,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress | None = None,
+) -> Embedded:
+    """Bring the vectors of all `pictures` into `cache`.
+
+    A picture that cannot be read, decoded or encoded becomes a failure with its reason.
+    `progress` is called with the pictures done and `total`. Memory does not grow with the
+    catalog but for the keys.
+    """
+    if batch_size < 1 or shard_size < 1:
+        raise ValueError("batch_size and shard_size must be at least 1")
+    result = Embedded()
+    pool = ThreadPoolExecutor(_workers(), thread_name_prefix="decode")
+    try:
+        loaded = _load_ahead(pictures, encoder, cache, pool, lookahead=2 * batch_size)
+        if progress is not None:
+            loaded = _reported(loaded, total, progress)
+        for _ in range(0, total, shard_size):
+            _embed_shard(islice(loaded, shard_size), encoder, cache, result, batch_size)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return result
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A picture as a thread hands it over; neither pixels nor reason where it was known."""
+
+    key: bytes | None = None
+    pixels: torch.Tensor | None = None
+    reason: str = ""
+
+
+def _embed_shard(
+    loaded: Iterable[_Loaded],
+    encoder: Encoder,
+    cache: VectorCache,
+    result: Embedded,
+    batch_size: int,
+) -> None:
+    """Encode what is new among the pictures of one shard, and write it to disk."""
+    waiting: dict[bytes, torch.Tensor] = {}  # the next batch
+    new: dict[bytes, NDArray[np.float32]] = {}
+    failures: dict[bytes, str] = {}
+    keys: list[bytes | None] = []
+
+    def encode() -> None:
+        vectors = encoder.embed_pixels(torch.stack(list(waiting.values())))
+        for key, vector in zip(waiting, vectors, strict=True):
+            if np.isfinite(vector).all():
+                new[key] = vector
+            else:
+                failures[key] = "the encoder gave no finite vector for this picture"
+        result.encoded += len(waiting)
+        waiting.clear()
+
+    first = len(result.keys)
+    for item in loaded:
+        keys.append(item.key)
+        if item.key is None:
+            result.failures[first + len(keys) - 1] = item.reason
+        elif item.key in cache or item.key in new or item.key in waiting:
+            result.reused += item.key not in cache.failures
+        elif item.pixels is None:
+            failures[item.key] = item.reason
+        elif item.key not in failures:
+            waiting[item.key] = item.pixels
+            if len(waiting) == batch_size:
+                encode()
+    if waiting:
+        encode()
+    if new or failures:
+        vectors = np.stack(list(new.values())) if new else np.empty((0, encoder.dim), np.float32)
+        cache.add_shard(list(new), vectors, failures)
+    for number, key in enumerate(keys, first):
+        if key is not None and key in cache.failures:
+            result.failures[number] = cache.failures[key]
+    result.keys.extend(key if key not in cache.failures else None for key in keys)
+
+
+def _load_ahead(
+    pictures: Iterable[Picture],
+    encoder: Encoder,
+    cache: VectorCache,
+    pool: ThreadPoolExecutor,
+    lookahead: int,
+) -> Iterator[_Loaded]:
+    """Pictures loaded by the threads, in order, at most `lookahead` of them at a time."""
+    queue: deque[Future[_Loaded]] = deque()
+    for picture in pictures:
+        queue.append(pool.submit(_load, picture, encoder, cache))
+        if len(queue) == lookahead:
+            yield queue.popleft().result()
+    while queue:
+        yield queue.popleft().result()
+
+
+def _load(picture: Picture, encoder: Encoder, cache: VectorCache) -> _Loaded:
+    try:
+        data = _read(picture)
+    except ImageError as error:
+        return _Loaded(reason=str(error))
+    key = hashlib.sha256(data).digest()
+    if key in cache:  # saves work only: whether to encode is decided in order, elsewhere
+        return _Loaded(key)
+    try:
+        decoded = decode_image(data, at_least=encoder.image_size)
+        return _Loaded(key, encoder.preprocess(decoded))
+    except ImageError as error:
+        return _Loaded(key, reason=str(error))
+    except (ValueError, RuntimeError, MemoryError) as error:  # such as a side of 0 once resized
+        size = f"{decoded.width} x {decoded.height} pixels"
+        return _Loaded(key, reason=f"{size}, which the encoder cannot prepare: {error}")
+
+
+def _read(picture: Picture) -> bytes:
+    if picture.path is not None:
+        return read_bytes(picture.path)
+    from indexing.fetch import fetch_image  # most catalogs need no network code
+
+    return fetch_image(picture.location)
+
+
+def _reported(loaded: Iterator[_Loaded], total: int, progress: Progress) -> Iterator[_Loaded]:
+    progress(0, total)
+    for done, item in enumerate(loaded, 1):
+        progress(done, total)
+        yield item
+
+
+def _workers() -> int:
+    # sched_getaffinity knows of the cores this process may use; macOS does not have it.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(2, usable or 2)
+
+
+def _read_vectors(path: Path) -> Vectors:
+    with np.load(path, allow_pickle=False) as arrays:
+        vectors: Vectors = arrays["vectors"]
+    return vectors
+
+
+def _write_arrays(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _to_array(keys: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
+
+
+def _to_keys(array: NDArray[np.uint8]) -> list[bytes]:
+    if array.dtype != np.uint8 or array.shape[1:] != (_KEY_BYTES,):
+        raise ValueError("not an array of keys")
+    return [row.tobytes() for row in array]

@@ -8,6 +8,7 @@ and grocery's `val` and `test` photos.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -16,16 +17,30 @@ import typer
 
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product
+from indexing.malloc import keep_freed_memory
 from indexing.models import BUILTIN
 from indexing.models.clip import ClipEncoder, load_folder
 from training.config import TrainConfig
+from training.data import read_pairs
+from training.images import LockedImages, last_projection
 from training.run import run_clip
-from training.seed_model import make_seed_model
+from training.seed_model import make_seed_model, start_projection
 from training.split import position
 
 TEST_SHARE = 0.15
 CATALOGS = ("fashion/catalog.csv", "grocery/catalog.jsonl", "clothing/catalog.csv")
-CONFIG = TrainConfig()
+CONFIG = TrainConfig(
+    epochs=10,
+    batch_size=512,
+    learning_rate=1e-3,
+    weight_decay=0.05,
+    validation_share=0.03,
+    lock_image=True,
+    keep_similarities=200,
+    word_dropout=0.1,
+    seed=0,
+)
+SAMPLE = 8000  # pictures that the first projection is taken from
 
 
 def is_test_title(title: str) -> bool:
@@ -57,10 +72,17 @@ def make_builtin(
     without: Annotated[str, typer.Option(help="A catalog to leave out, to measure on it.")] = "",
 ) -> None:
     """Train the builtin encoder, and write it as float16 beside its model card."""
+    keep_freed_memory()
+    products = list(training_products(data, without))
     seed_folder = work / "seed"
     if not (seed_folder / "model.safetensors").exists():
         make_seed_model(seed_folder, seed=CONFIG.seed)
-    run_clip(load_folder(seed_folder), [training_products(data, without)], work, CONFIG)
+    start = load_folder(seed_folder)
+    pictures = read_pairs([products]).pictures
+    sample = random.Random(CONFIG.seed).sample(pictures, min(SAMPLE, len(pictures)))
+    features = LockedImages(start, sample, work / "features").features
+    start_projection(last_projection(start.model.visual), features)
+    run_clip(start, [products], work, CONFIG)
     best: ClipEncoder = load_folder(work)
     card = out / "README.md"
     best.save(out, card=card.read_text(encoding="utf-8") if card.exists() else "", half=True)

@@ -52,6 +52,7 @@ def clip(
 
     from indexing.catalog import read_catalog
     from indexing.errors import TrainingError
+    from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder
     from indexing.models.clip import ClipEncoder
     from training.config import TrainConfig
@@ -73,6 +74,7 @@ def clip(
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise TrainingError(f"{option} {first['input']}: {first['msg']}") from error
+    keep_freed_memory()
     encoder = load_encoder(start, device=device)
     if not isinstance(encoder, ClipEncoder):
         raise TrainingError(f"{start} is not a CLIP model")

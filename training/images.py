@@ -61,6 +61,7 @@ class LockedImages:
     ) -> None:
         self._visual = encoder.model.visual
         self._device = encoder.device
+        self._before = copy.deepcopy(last_projection(self._visual)).requires_grad_(False)
         trunk = TrunkEncoder(encoder)
         cache = VectorCache(folder / trunk.fingerprint[:16], trunk.dim)
         embedded = embed_pictures(pictures, len(pictures), trunk, cache, progress=progress)
@@ -83,7 +84,8 @@ class LockedImages:
         return embeddings
 
     def before(self, images: Tensor) -> Tensor:
-        return functional.normalize(images.to(self._device), dim=-1)
+        with torch.no_grad():
+            return functional.normalize(self._before(images.to(self._device)), dim=-1)
 
 
 class TrunkEncoder:

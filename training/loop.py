@@ -71,7 +71,9 @@ def train_clip(
     if config.lock_image:
         model.visual.requires_grad_(False)
         last_projection(model.visual).requires_grad_(True)
-    optimizer = torch.optim.AdamW(_groups(model, config.weight_decay), lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(
+        _groups(model, config.weight_decay), lr=config.learning_rate, fused=True
+    )
     total = steps_per_epoch * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, total))
     history = [Epoch(**epoch) for epoch in load_last(out, encoder, optimizer, schedule, config)]
@@ -113,7 +115,7 @@ def train_clip(
             on_step(number * steps_per_epoch + step + 1, total, losses[-1])
         model.eval()
         recall = validate(encoder, validation, validation_images)
-        scale = float(model.logit_scale.exp())
+        scale = float(model.logit_scale.detach().exp())
         epoch = Epoch(number, float(np.mean(losses)), recall[1], recall[5], recall[10], scale)
         history.append(epoch)
         if epoch.recall_10 >= max(past.recall_10 for past in history):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
-from torch import Tensor
+from torch import Tensor, nn
 
 from indexing.errors import MissingDependencyError
 from indexing.models.clip import ClipEncoder, create_model
@@ -44,6 +44,7 @@ def make_seed_model(folder: Path, *, seed: int = 0) -> None:
                 "timm_model_name": "mobilenetv2_100",
                 "timm_pool": "avg",
                 "timm_proj": "linear",
+                "timm_proj_bias": True,
                 "image_size": 224,
             },
             "text_cfg": {
@@ -77,6 +78,25 @@ def make_seed_model(folder: Path, *, seed: int = 0) -> None:
         "seed", model, tokenizer, config, tokenizer_file=folder / "tokenizer.json"
     )
     encoder.save(folder, card="# Untrained start of shoplens\u2019 builtin encoder\n")
+
+
+def start_projection(projection: nn.Linear, features: Tensor) -> None:
+    """Sets a projection to the principal components of what comes before it, half whitened.
+
+    Each component is divided by the square root of its singular value: between keeping the
+    features' own similarities (power 0) and giving all components equal weight (power 1).
+    On photos that took no part in it, that finds more than the bare features do.
+
+    Args:
+        features: float [n, projection.in_features].
+    """
+    mean = features.mean(0)
+    _, spread, components = torch.linalg.svd(features - mean, full_matrices=False)
+    kept = projection.out_features
+    weight = components[:kept] / (spread[:kept, None] / spread[0]).sqrt()
+    with torch.no_grad():
+        projection.weight.copy_(weight)
+        projection.bias.copy_(-weight @ mean)
 
 
 def _package(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The commands `shoplens index` and `shoplens info`."""
+"""The commands `shoplens index`, `info` and `doctor`."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def index(
             allow_urls=allow_urls,
         )
         encoder = load_encoder(model)
-        with _progress() as progress:
+        with show_progress() as progress:
             report = build_index(source, encoder, out, batch_size=batch_size, progress=progress)
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(130) from None
-    for line in _summary(report):
+    for line in summary(report):
         typer.echo(line)
 
 
@@ -117,6 +117,31 @@ def info(
         typer.echo(line)
 
 
+def doctor() -> None:
+    """Say what is installed, what works here, and what to do about the rest.
+
+    Example:
+
+        shoplens doctor
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from indexing.doctor import examine
+
+    findings = examine()
+    table = Table(box=None, pad_edge=False)
+    for column in ("what", "state", "detail", "what to do"):
+        table.add_column(column, overflow="fold")
+    colours = {"ok": "green", "optional": "yellow", "missing": "red", "broken": "red"}
+    for finding in findings:
+        state = f"[{colours[finding.state]}]{finding.state}[/]"
+        table.add_row(finding.what, state, finding.detail, finding.advice)
+    Console().print(table)
+    if any(finding.state in ("missing", "broken") for finding in findings):
+        raise typer.Exit(1)
+
+
 def _parse_mapping(pairs: list[str]) -> dict[str, str]:
     from indexing.errors import CatalogError
 
@@ -131,7 +156,7 @@ def _parse_mapping(pairs: list[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def show_progress() -> Iterator[Progress]:
     """Shows pictures done, rate and time left on standard error."""
     if not sys.stderr.isatty():
         yield _plain_progress()
@@ -174,7 +199,8 @@ def _plain_progress() -> Progress:
     return report
 
 
-def _summary(report: BuildReport) -> Iterator[str]:
+def summary(report: BuildReport) -> Iterator[str]:
+    """What a build did, in lines for people."""
     counts = report.counts
     if report.up_to_date:
         yield f"{report.folder} is up to date ({_duration(report.seconds)})"

@@ -17,7 +17,6 @@ LIBRARIES = (
     "open_clip_torch",
     "timm",
     "numpy",
-    "pandas",
     "pyarrow",
     "pillow",
     "pydantic",

@@ -79,18 +79,18 @@ def _numbered(catalog: Catalog, records: Iterator[Product]) -> Iterator[tuple[in
 @contextmanager
 def _rejects_to(catalog: Catalog, on_reject: Callable[[Reject], None]) -> Iterator[None]:
     """Have the catalog's rejects for as long as it is read, besides whoever asked for them."""
-    asked = catalog._on_reject
+    asked = catalog.on_reject
 
     def both(reject: Reject) -> None:
         on_reject(reject)
         if asked is not None:
             asked(reject)
 
-    catalog._on_reject = both
+    catalog.on_reject = both
     try:
         yield
     finally:
-        catalog._on_reject = asked
+        catalog.on_reject = asked
 
 
 def _image_row(product: int, image: ProductImage) -> dict[str, object]:

@@ -121,8 +121,10 @@ def demo(
     from rich.console import Console
 
     from indexing.cli import show_progress, summary
+    from indexing.malloc import keep_freed_memory
     from search.demo import run_demo
 
+    keep_freed_memory()
     with show_progress() as progress:
         made = run_demo(out, products=products, progress=progress)
     console = Console()

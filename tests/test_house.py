@@ -20,7 +20,9 @@ OURS = ("shoplens", "indexing", "search", "training", "benchmarks")
 def test_no_other_distribution_claims_our_folders(name: str) -> None:
     claims = set(packages_distributions().get(name, []))
     for distribution in distributions():
-        if any(str(file).startswith((f"{name}/", f"{name}.py")) for file in distribution.files or []):
+        if any(
+            str(file).startswith((f"{name}/", f"{name}.py")) for file in distribution.files or []
+        ):
             claims.add(distribution.metadata["Name"])
     assert claims <= {"shoplens"}, f"{name}/ would be overwritten by {claims - {'shoplens'}}"
 

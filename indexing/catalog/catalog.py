@@ -73,7 +73,7 @@ class Catalog:
         self._root = root
         self._mapping = mapping
         self._on_duplicate = on_duplicate
-        self._on_reject = on_reject
+        self.on_reject = on_reject
 
     def __iter__(self) -> Iterator[Product]:
         counts = self.counts = Counts()
@@ -91,9 +91,9 @@ class Catalog:
             counts.products += product is not None
             counts.rejected += product is None
             counts.images_rejected += sum(reject.scope == "image" for reject in rejects)
-            if self._on_reject is not None:
+            if self.on_reject is not None:
                 for reject in rejects:
-                    self._on_reject(reject)
+                    self.on_reject(reject)
             if product is not None:
                 yield product
 

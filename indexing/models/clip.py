@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from indexing.models.protocol import Vectors
 
 TEXT_BATCH = 256
+MAX_ASPECT = 16
 
 
 class ClipEncoder:
@@ -92,7 +93,7 @@ class ClipEncoder:
         return self._fingerprint
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        return self._transform(picture)
+        return self._transform(_bounded(picture))
 
     def embed_pixels(self, pixels: Tensor) -> Vectors:
         with torch.inference_mode():
@@ -237,6 +238,24 @@ def _quick_gelu(architecture: str, pretrained: str) -> bool:
         raise ModelError(f"unknown model architecture {architecture!r}{hint}")
     tag = get_pretrained_cfg(architecture, pretrained)
     return bool(tag.get("quick_gelu", False) or config.get("quick_gelu", False))
+
+
+def _bounded(picture: Image.Image) -> Image.Image:
+    """The picture, on white where one side is over MAX_ASPECT times the other.
+
+    Resizing could squeeze the short side of such a picture to nothing, or blow the long one
+    up to gigabytes.
+    """
+    shortest = -(-max(picture.size) // MAX_ASPECT)
+    if min(picture.size) >= shortest:
+        return picture
+    canvas = Image.new(
+        "RGB", (max(picture.width, shortest), max(picture.height, shortest)), "white"
+    )
+    canvas.paste(
+        picture, ((canvas.width - picture.width) // 2, (canvas.height - picture.height) // 2)
+    )
+    return canvas
 
 
 def _unit(features: Tensor) -> Vectors:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from indexing.errors import ModelError
 
-
 # Texts of like length that go through the tower together.
 _GROUP = 64
 

@@ -151,7 +151,7 @@ def test_the_bar_draws_rate_and_total(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("indexing.cli.sys.stderr.isatty", lambda: True)
-    with cli._progress() as progress:
+    with cli.show_progress() as progress:
         progress(0, 50)
         progress(50, 50)
     assert "50/50" in capsys.readouterr().err

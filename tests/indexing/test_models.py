@@ -179,6 +179,20 @@ def test_builtin_fits_the_package_and_needs_no_network() -> None:
     assert run.stdout.strip() == f"(1, {load_encoder('builtin').dim})", run.stderr
 
 
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (2000, 4)])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_a_sliver_of_a_picture_is_embedded_on_white(
+    tmp_path: Path, size: tuple[int, int], mode: str
+) -> None:
+    write_folder(tmp_path / "model", PLAIN)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["preprocess_cfg"]["resize_mode"] = mode
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    pixels = load_folder(tmp_path / "model").preprocess(Image.new("RGB", size, "black"))
+    assert pixels.shape == (3, 16, 16)
+    assert pixels.min() < 1  # the picture is there, not its white background alone
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

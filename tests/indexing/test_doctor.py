@@ -1,0 +1,60 @@
+"""The report names what is wrong and the way out, and never breaks."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from indexing import doctor
+
+
+def state_of(what: str) -> doctor.Finding:
+    [finding] = [finding for finding in doctor.examine() if finding.what == what]
+    return finding
+
+
+def versions(monkeypatch: pytest.MonkeyPatch, known: dict[str, str]) -> None:
+    def version(name: str) -> str:
+        if name not in known:
+            raise PackageNotFoundError(name)
+        return known[name]
+
+    monkeypatch.setattr(doctor, "version", version)
+
+
+def test_this_installation_is_healthy() -> None:
+    findings = doctor.examine()
+    assert {finding.state for finding in findings} <= {"ok", "optional"}
+    assert state_of("builtin encoder").detail.startswith("256-d")
+
+
+def test_no_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {})
+    finding = state_of("faiss")
+    assert finding.state == "missing"
+    assert "shoplens[cpu]" in finding.advice
+
+
+def test_two_builds_of_faiss_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {"faiss-cpu": "1.15.1", "faiss-gpu": "1.15.1"})
+    finding = state_of("faiss")
+    assert finding.state == "broken"
+    assert "pip uninstall faiss-cpu faiss-gpu" in finding.advice
+
+
+def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {"faiss-cpu": "1.15.1"})
+    assert state_of("timm").advice == "pip install timm"
+
+
+def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail() -> list[doctor.Finding]:
+        raise OSError("libcuda is\nbroken")
+
+    monkeypatch.setattr(doctor, "_devices", fail)
+    finding = state_of("devices")
+    assert (finding.state, finding.detail) == ("broken", "OSError: libcuda is broken")
+    assert state_of("python").state == "ok"

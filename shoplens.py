@@ -16,9 +16,9 @@ from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Annotated, Any
 
-import indexing.cli
 import typer
 
+import indexing.cli
 import search.cli
 import training.cli
 from indexing.errors import ShoplensError
@@ -78,9 +78,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Product visual search: from a catalog dump to answers.",
+    help="""Product visual search: from a catalog dump to answers.
+
+    Example:
+
+        shoplens index catalog.csv --out shop-index
+
+        shoplens search shop-index --text "red shoes"
+    """,
 )
-train = typer.Typer(no_args_is_help=True, help="Fine-tune models on a catalog.")
+train = typer.Typer(
+    no_args_is_help=True,
+    help="""Fine-tune models on a catalog.
+
+    Example:
+
+        shoplens train clip catalog.csv --out my-model --lock-image
+    """,
+)
 
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
@@ -122,6 +137,13 @@ def main() -> None:
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
+    except Exception as error:
+        if _debug:
+            raise
+        reason = " ".join(str(error).split()) or "no reason given"
+        typer.secho(f"error: {type(error).__name__}: {reason}", fg="red", err=True)
+        typer.echo("(unexpected: `shoplens --debug ...` shows where)", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

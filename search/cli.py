@@ -185,14 +185,16 @@ def _save(picture: Image, path: Path) -> None:
 
     try:
         picture.save(path)
-    except OSError as error:
-        raise QueryError(f"--sheet {path} cannot be written: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: larger than the format allows
+        reason = getattr(error, "strerror", None) or error
+        raise QueryError(f"--sheet {path} cannot be written: {reason}") from error
 
 
 def _table(hits: Sequence[Hit]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from indexing.messages import one_line
     from search.answers import price_of
 
     table = Table(box=None, pad_edge=False)
@@ -212,12 +214,8 @@ def _table(hits: Sequence[Hit]) -> Table:
             hit.image,
         )
         # Text: brackets in a title are no markup. Control characters would reach the terminal.
-        table.add_row(*(Text(_printable(cell)) for cell in cells))
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table
-
-
-def _printable(text: str) -> str:
-    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def _caption(text: str | None, minus: Sequence[str], where: str | None) -> str:

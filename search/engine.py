@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.errors import QueryError
+from indexing.errors import ModelError, QueryError
 from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index, read_manifest
@@ -53,14 +53,24 @@ class SearchEngine:
         self._encoder = encoder
 
     @classmethod
-    def open(cls, folder: Path, *, model: str | None = None) -> SearchEngine:
+    def open(cls, folder: str | Path, *, model: str | None = None) -> SearchEngine:
         """Open an index folder and the encoder that made it.
 
         `model` names that encoder where it now has another name than at the time of
         indexing. Raises IndexFolderError (also its kinds: corrupt, of another model)
         and ModelError.
         """
-        encoder = load_encoder(model or read_manifest(folder).encoder.name)
+        folder = Path(folder)
+        made_by = read_manifest(folder).encoder.name
+        try:
+            encoder = load_encoder(model or made_by)
+        except ModelError as error:
+            if model is not None:
+                raise
+            raise ModelError(
+                f"{folder} was made by model {made_by!r}, which cannot be loaded ({error}): "
+                "say with --model where it is now"
+            ) from error
         return cls(open_index(folder, encoder=encoder), encoder)
 
     def search(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from indexing.durable import write_atomically
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
 from training.config import TrainConfig
@@ -16,60 +19,67 @@ if TYPE_CHECKING:
     from training.loop import Epoch
 
 
-def save_best(out: Path, encoder: ClipEncoder, history: list[Epoch], config: TrainConfig) -> None:
-    """Writes `out` as a model folder, with a card that says how it came about."""
-    encoder.save(out, card=_card(history, config))
+@dataclass(frozen=True)
+class Run:
+    """A training run and the folder that it is kept in.
 
-
-def save_last(
-    out: Path,
-    encoder: ClipEncoder,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    history: list[dict[str, Any]],
-    config: TrainConfig,
-) -> None:
-    """Writes `out`/last/run.pt: tensors and plain values only, replaced in one step."""
-    folder = out / "last"
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        "model": encoder.model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "history": history,
-        "config": config.model_dump_json(),
-    }
-    torch.save(state, folder / "run.pt.partial")
-    (folder / "run.pt.partial").replace(folder / "run.pt")
-
-
-def load_last(
-    out: Path,
-    encoder: ClipEncoder,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    config: TrainConfig,
-) -> list[dict[str, Any]]:
-    """Takes up a stopped run; the epochs that it has behind it, none where there is no run.
-
-    Raises:
-        TrainingError: The run in `out` had other settings or cannot be read.
+    `identity` is a hash of the model and the data that it starts from.
     """
-    file = out / "last" / "run.pt"
-    if not file.exists():
-        return []
-    try:
-        state = torch.load(file, map_location=encoder.device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise TrainingError(f"{file} cannot be read; remove it to start over") from error
-    if json.loads(state["config"]) != json.loads(config.model_dump_json()):
-        raise TrainingError(
-            f"{out} holds a run with other settings: choose another --out, or remove {file}"
-        )
-    encoder.model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
-    return list(state["history"])
+
+    out: Path
+    encoder: ClipEncoder
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    config: TrainConfig
+    identity: str
+
+    def save_best(self, history: list[Epoch]) -> None:
+        """Writes `out` as a model folder, with a card that says how it came about."""
+        self.encoder.save(self.out, card=_card(history, self.config))
+
+    def save(self, history: list[dict[str, Any]]) -> None:
+        """Writes `out`/last/run.pt: tensors and plain values only, replaced in one step."""
+        state = {
+            "model": self.encoder.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "history": history,
+            "config": self.config.model_dump_json(),
+            "identity": self.identity,
+        }
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._file, lambda path: torch.save(state, path))
+
+    def load(self) -> list[dict[str, Any]]:
+        """Takes up a stopped run; the epochs that it has behind it, none where there is none.
+
+        Raises:
+            TrainingError: The run in `out` had other settings, data or start, or cannot be
+                read.
+        """
+        if not self._file.exists():
+            return []
+        way_out = f"choose another --out, or remove {self._file} to start over"
+        try:
+            state = torch.load(self._file, map_location=self.encoder.device, weights_only=True)
+            settings, identity = json.loads(state["config"]), state["identity"]
+            history: list[dict[str, Any]] = list(state["history"])
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+            raise TrainingError(f"{self._file} cannot be read: {way_out}") from error
+        if settings != json.loads(self.config.model_dump_json()):
+            raise TrainingError(f"{self.out} holds a run with other settings: {way_out}")
+        if identity != self.identity:
+            raise TrainingError(
+                f"{self.out} holds a run on another catalog or from another model: {way_out}"
+            )
+        self.encoder.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        return history
+
+    @property
+    def _file(self) -> Path:
+        return self.out / "last" / "run.pt"
 
 
 def _card(history: list[Epoch], config: TrainConfig) -> str:

@@ -24,4 +24,4 @@ class TrainConfig(BaseModel):
     keep_similarities: float = Field(0.0, ge=0)
     # Share of title words hidden in each step.
     word_dropout: float = Field(0.0, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)

@@ -77,7 +77,8 @@ class LockedImages:
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
         for batch in batches:
             rows = batch[self.usable[batch]]
-            yield rows, self.features[self._places[rows]]
+            if len(rows):
+                yield rows, self.features[self._places[rows]]
 
     def embed(self, images: Tensor) -> Tensor:
         embeddings: Tensor = last_projection(self._visual)(images.to(self._device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from torch.nn import functional
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
 from indexing.models.text import embed_tokens
-from training.checkpoint import load_last, save_best, save_last
+from training.checkpoint import Run
 from training.config import TrainConfig
 from training.data import Pairs
 from training.images import ImageSide, last_projection
@@ -66,6 +67,12 @@ def train_clip(
         raise TrainingError(
             f"{len(pairs)} pairs do not fill a batch of {config.batch_size}: use a smaller batch"
         )
+    identity = _identity(encoder, pairs, validation)
+    unknown_id = getattr(encoder.tokenizer, "unknown_id", None)
+    if config.word_dropout and unknown_id is None:
+        raise TrainingError(
+            f"{encoder.name} has no token for unknown words: leave out word dropout"
+        )
     tokens = encoder.tokenizer(pairs.titles)
     keys = torch.from_numpy(pairs.keys)
     if config.lock_image:
@@ -76,7 +83,8 @@ def train_clip(
     )
     total = steps_per_epoch * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warm_cosine(step, total))
-    history = [Epoch(**epoch) for epoch in load_last(out, encoder, optimizer, schedule, config)]
+    run = Run(out, encoder, optimizer, schedule, config, identity)
+    history = [Epoch(**epoch) for epoch in run.load()]
     for number in range(len(history), config.epochs):
         order = np.random.default_rng([config.seed, number]).permutation(len(pairs))
         batches = np.split(order[: steps_per_epoch * config.batch_size], steps_per_epoch)
@@ -85,7 +93,7 @@ def train_clip(
         losses = []
         for step, (rows, pictures) in enumerate(images.batches(batches, number)):
             image_embeddings = functional.normalize(images.embed(pictures).float(), dim=-1)
-            shown = _hide_words(tokens[rows], config.word_dropout)
+            shown = hide_words(tokens[rows], config.word_dropout, unknown_id or 0)
             text_embeddings = functional.normalize(
                 embed_tokens(model, shown.to(encoder.device)).float(), dim=-1
             )
@@ -113,14 +121,16 @@ def train_clip(
                 model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
             losses.append(loss.item())
             on_step(number * steps_per_epoch + step + 1, total, losses[-1])
+        if not losses:
+            raise TrainingError("none of the pictures can be read: check the images folder")
         model.eval()
         recall = validate(encoder, validation, validation_images)
         scale = float(model.logit_scale.detach().exp())
         epoch = Epoch(number, float(np.mean(losses)), recall[1], recall[5], recall[10], scale)
         history.append(epoch)
         if epoch.recall_10 >= max(past.recall_10 for past in history):
-            save_best(out, encoder, history, config)
-        save_last(out, encoder, optimizer, schedule, [asdict(past) for past in history], config)
+            run.save_best(history)
+        run.save([asdict(past) for past in history])
         on_epoch(epoch)
     return history
 
@@ -134,6 +144,8 @@ def validate(encoder: ClipEncoder, pairs: Pairs, images: ImageSide) -> dict[int,
             rows.append(part)
             embeddings = functional.normalize(images.embed(pictures).float(), dim=-1)
             gallery.append(embeddings.cpu().numpy())
+    if not rows:
+        raise TrainingError("none of the validation pictures can be read")
     keys = pairs.keys[np.concatenate(rows)]
     _, first = np.unique(pairs.keys, return_index=True)
     queries = encoder.embed_texts([pairs.titles[row] for row in first])
@@ -176,10 +188,23 @@ def _train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def _hide_words(tokens: Tensor, share: float) -> Tensor:
-    """Tokens with this share of the words, not the ends, replaced by the unknown word (1)."""
+def hide_words(tokens: Tensor, share: float, unknown_id: int) -> Tensor:
+    """Tokens with this share of each title's words replaced by `unknown_id`.
+
+    Args:
+        tokens: int64 [n, length], `[SOT] words [EOT] 0 0 ...` with the highest id at [EOT].
+    """
     if not share:
         return tokens
-    word = (tokens > 1) & (tokens < tokens.max())
-    word[:, 0] = False
-    return tokens.masked_fill(word & (torch.rand(tokens.shape) < share), 1)
+    place = torch.arange(tokens.shape[1])
+    words = (place > 0) & (place < tokens.argmax(-1, keepdim=True))
+    return tokens.masked_fill(words & (torch.rand(tokens.shape) < share), unknown_id)
+
+
+def _identity(encoder: ClipEncoder, *parts: Pairs) -> str:
+    """Hex SHA-256 of what a run starts from: the model, the titles and the pictures' names."""
+    digest = hashlib.sha256(encoder.fingerprint.encode())
+    for pairs in parts:
+        for picture, title in zip(pairs.pictures, pairs.titles, strict=True):
+            digest.update(f"{picture.location}\0{title}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from indexing.errors import ModelError
@@ -11,8 +10,6 @@ from indexing.models.protocol import Encoder
 __all__ = ["BUILTIN", "Encoder", "load_encoder"]
 
 BUILTIN = Path(__file__).parent / "builtin"
-
-logger = logging.getLogger(__name__)
 
 
 def load_encoder(name: str, *, device: str | None = None) -> Encoder:
@@ -31,7 +28,7 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
 
     from indexing.models.clip import load_folder, load_open_clip
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _checked(device) if device else "cuda" if torch.cuda.is_available() else "cpu"
     if name == "builtin":
         return load_folder(BUILTIN, name=name, device=device)
     if Path(name).is_dir():
@@ -40,7 +37,20 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
         "/" in name and not name.startswith((".", "/")) and not name.endswith("/")
     ):
         return load_open_clip(name, device=device)
+    if name.startswith((".", "/")) or name.endswith("/"):
+        raise ModelError(f"model folder {name!r} does not exist")
     raise ModelError(
         f"unknown model {name!r}: give builtin, a model folder, "
         "an open_clip name such as ViT-B-32/laion2b_s34b_b79k, or hf-hub:ORG/REPO"
     )
+
+
+def _checked(device: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"device {device!r} cannot be used here: {reason}") from error
+    return device

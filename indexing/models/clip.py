@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from indexing.errors import ModelError
+from indexing.messages import reason
 from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
 from indexing.models.torchvision_repair import import_torchvision
 
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 TEXT_BATCH = 256
 MAX_ASPECT = 16
+_PROBE = (
+    "The Quick brown-fox's 350ml BPA-free T-shirt (pack of 2), caf\u00e9 cr\u00e8me \u2013 size XL!"
+)
 
 
 class ClipEncoder:
@@ -68,7 +73,6 @@ class ClipEncoder:
         self._transform: Callable[[Image.Image], Tensor] = image_transform_v2(
             PreprocessCfg(**config["preprocess_cfg"]), is_train=False
         )
-        self._fingerprint: str | None = None
 
     @property
     def dim(self) -> int:
@@ -81,19 +85,19 @@ class ClipEncoder:
 
     @property
     def fingerprint(self) -> str:
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            digest.update(json.dumps(self.config, sort_keys=True, default=list).encode())
-            if self.tokenizer_file is not None:
-                digest.update(self.tokenizer_file.read_bytes())
-            for key, value in sorted(self.model.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+        # Computed anew each time: training changes the weights of the model that is held.
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True, default=list).encode())
+        if self.tokenizer_file is not None:
+            digest.update(self.tokenizer_file.read_bytes())
+        # For tokenizers without a file: what they make of a text with rare and common words.
+        digest.update(self.tokenizer([_PROBE]).numpy().tobytes())
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        return self._transform(_bounded(picture))
+        return self._transform(_bounded(picture, self.image_size))
 
     def embed_pixels(self, pixels: Tensor) -> Vectors:
         with torch.inference_mode():
@@ -128,6 +132,7 @@ class ClipEncoder:
         }
         partial = folder / "model.safetensors.partial"
         save_file({key: value.contiguous().clone() for key, value in state.items()}, partial)
+        partial.chmod(0o644)  # written for its owner alone; other users load models, too
         if self.tokenizer_file is not None and self.tokenizer_file.parent != folder:
             (folder / "tokenizer.json").write_bytes(self.tokenizer_file.read_bytes())
         (folder / "config.json").write_text(json.dumps(self.config, indent=2, default=list) + "\n")
@@ -144,31 +149,37 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
     for file in ("config.json", "model.safetensors"):
         if not (folder / file).is_file():
             raise ModelError(f"{folder} is not a model folder: it has no {file}")
-    name = name or str(folder)
+    # Whole, so that an index finds its model from wherever it is searched.
+    name = name or str(folder.resolve())
+    tokenizer_file = folder / "tokenizer.json"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text_cfg = config["model_cfg"]["text_cfg"]
         model = create_model(config["model_cfg"])
         state = load_file(folder / "model.safetensors")
-        model.load_state_dict(
-            {
-                key: value.float() if value.is_floating_point() else value
-                for key, value in state.items()
-            }
-        )
-        context_length = int(config["model_cfg"]["text_cfg"]["context_length"])
-    except (KeyError, TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"{folder} cannot be loaded: {_one_line(error)}") from error
-    tokenizer_file = folder / "tokenizer.json"
-    if tokenizer_file.is_file():
-        tokenizer = FolderTokenizer(tokenizer_file, context_length)
+        model.load_state_dict({key: _as_computed(value) for key, value in state.items()})
+        if not tokenizer_file.is_file():
+            import open_clip
+
+            tokenizer = open_clip.get_tokenizer(config["tokenizer"])
+            return ClipEncoder(name, model, tokenizer, config, device=device)
+        tokenizer = FolderTokenizer(tokenizer_file, int(text_cfg["context_length"]))
+        if tokenizer.vocab_size > text_cfg["vocab_size"]:
+            raise ValueError(
+                f"tokenizer.json has {tokenizer.vocab_size} tokens "
+                f"and the text tower {text_cfg['vocab_size']}"
+            )
         return ClipEncoder(
             name, model, tokenizer, config, device=device, tokenizer_file=tokenizer_file
         )
-    import open_clip
+    except KeyError as error:
+        raise ModelError(f"{folder} cannot be loaded: config.json has no {error}") from error
+    except (TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
 
-    return ClipEncoder(
-        name, model, open_clip.get_tokenizer(config["tokenizer"]), config, device=device
-    )
+
+def _as_computed(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def create_model(model_cfg: dict[str, Any]) -> Any:
@@ -207,9 +218,16 @@ def load_open_clip(name: str, *, device: str = "cpu") -> ClipEncoder:
             architecture, pretrained, require_pretrained=True, force_quick_gelu=quick_gelu
         )
         tokenizer = open_clip.get_tokenizer(architecture)
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        ImportError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         raise ModelError(
-            f"model {name!r} cannot be loaded: {_one_line(error)}. "
+            f"model {name!r} cannot be loaded: {reason(error)}. "
             "Where there is no network, give ARCH/WEIGHTS_FILE or a model folder"
         ) from error
     if quick_gelu:
@@ -240,15 +258,20 @@ def _quick_gelu(architecture: str, pretrained: str) -> bool:
     return bool(tag.get("quick_gelu", False) or config.get("quick_gelu", False))
 
 
-def _bounded(picture: Image.Image) -> Image.Image:
+def _bounded(picture: Image.Image, image_size: int) -> Image.Image:
     """The picture, on white where one side is over MAX_ASPECT times the other.
 
     Resizing could squeeze the short side of such a picture to nothing, or blow the long one
     up to gigabytes.
     """
-    shortest = -(-max(picture.size) // MAX_ASPECT)
-    if min(picture.size) >= shortest:
+    if min(picture.size) * MAX_ASPECT >= max(picture.size):
         return picture
+    longest = MAX_ASPECT * image_size
+    if max(picture.size) > longest:
+        scale = longest / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        picture = picture.resize(size, Image.Resampling.BOX)
+    shortest = -(-max(picture.size) // MAX_ASPECT)
     canvas = Image.new(
         "RGB", (max(picture.width, shortest), max(picture.height, shortest)), "white"
     )
@@ -260,7 +283,3 @@ def _bounded(picture: Image.Image) -> Image.Image:
 
 def _unit(features: Tensor) -> Vectors:
     return functional.normalize(features.float(), dim=-1).cpu().numpy()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

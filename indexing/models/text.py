@@ -37,6 +37,7 @@ class FolderTokenizer:
         self._tokenizer.enable_truncation(context_length)
         self._tokenizer.enable_padding(length=context_length, pad_id=0)
         self.vocab_size: int = self._tokenizer.get_vocab_size()
+        self.unknown_id: int | None = self._tokenizer.token_to_id("[UNK]")
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         return torch.tensor(

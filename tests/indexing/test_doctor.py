@@ -5,8 +5,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError
 
 import pytest
+import typer
 
-from indexing import doctor
+from indexing import cli, doctor
 
 
 def state_of(what: str) -> doctor.Finding:
@@ -34,6 +35,16 @@ def test_no_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = state_of("faiss")
     assert finding.state == "missing"
     assert "shoplens[cpu]" in finding.advice
+
+
+def test_the_command_shows_the_extra_in_its_brackets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    versions(monkeypatch, {})
+    with pytest.raises(typer.Exit):
+        cli.doctor()
+    assert "pip install 'shoplens[cpu]'" in capsys.readouterr().out
 
 
 def test_two_builds_of_faiss_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

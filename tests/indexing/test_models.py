@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
 from indexing.errors import ModelError
+from indexing.images import decode_image
 from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder, create_model, load_folder, load_open_clip
 from indexing.models.text import FolderTokenizer, embed_tokens
@@ -179,7 +181,7 @@ def test_builtin_fits_the_package_and_needs_no_network() -> None:
     assert run.stdout.strip() == f"(1, {load_encoder('builtin').dim})", run.stderr
 
 
-@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (2000, 4)])
+@pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (2000, 4), (1_000_000, 1)])
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 def test_a_sliver_of_a_picture_is_embedded_on_white(
     tmp_path: Path, size: tuple[int, int], mode: str
@@ -193,9 +195,81 @@ def test_a_sliver_of_a_picture_is_embedded_on_white(
     assert pixels.min() < 1  # the picture is there, not its white background alone
 
 
+def test_a_sliver_takes_no_more_memory_than_a_picture(tmp_path: Path) -> None:
+    encoder = write_folder(tmp_path / "model", PLAIN)
+    tallest = 0
+    resize = Image.new
+
+    def watch(mode: str, size: tuple[int, int], *rest: Any) -> Image.Image:
+        nonlocal tallest
+        tallest = max(tallest, size[0] * size[1])
+        return resize(mode, size, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexing.models.clip.Image.new", watch)
+        encoder.preprocess(Image.new("RGB", (2_000_000, 1)))
+    assert tallest <= 2_000_000
+
+
+@pytest.mark.parametrize("at", [(1200, 900), (1999, 1501), (900, 2000)])
+def test_scaled_decoding_embeds_as_full_decoding_does(at: tuple[int, int]) -> None:
+    """Smooth shapes with edges and a little noise, as JPEGs of photos have."""
+    rng = np.random.default_rng(5)
+    small = rng.integers(0, 255, (9, 12, 3), dtype=np.uint8)
+    picture = Image.fromarray(small).resize(at, Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(40):
+        x, y, side = (int(rng.integers(0, limit)) for limit in (*at, 200))
+        colour = tuple(int(value) for value in rng.integers(0, 255, 3))
+        draw.rectangle((x, y, x + side, y + side // 2), fill=colour)
+    noise = rng.normal(0, 6, (at[1], at[0], 3))
+    pixels = np.clip(np.asarray(picture, np.float32) + noise, 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    encoder = load_encoder("builtin", device="cpu")
+    full = decode_image(file.getvalue())
+    scaled = decode_image(file.getvalue(), at_least=encoder.image_size)
+    assert scaled.width * scaled.height < full.width * full.height
+    vectors = encoder.embed_images([full, scaled])
+    assert vectors[0] @ vectors[1] >= 0.999
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_gives_the_vectors_of_the_cpu() -> None:
+    cpu, gpu = (load_encoder("builtin", device=device) for device in ("cpu", "cuda"))
+    shown = pictures(5, (180, 120))
+    assert (cpu.embed_images(shown) * gpu.embed_images(shown)).sum(1).min() >= 0.9999
+    texts = ["red mug", "a large blue shoe"]
+    assert (cpu.embed_texts(texts) * gpu.embed_texts(texts)).sum(1).min() >= 0.9999
+    assert cpu.fingerprint == gpu.fingerprint
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("device", ["cuda", "nonsense"])
+def test_a_device_that_is_not_there_is_explained(device: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{device}' cannot be used here"):
+        load_encoder("builtin", device=device)
+
+
+def test_training_the_model_changes_the_fingerprint(tmp_path: Path) -> None:
+    encoder = write_folder(tmp_path / "model", PLAIN)
+    before = encoder.fingerprint
+    with torch.no_grad():
+        encoder.model.logit_scale.add_(1)
+    assert encoder.fingerprint != before
+
+
+def test_a_folder_is_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "model", PLAIN)
+    monkeypatch.chdir(tmp_path)
+    assert load_encoder("model", device="cpu").name == str(tmp_path / "model")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("./missing", "model folder './missing' does not exist"),
         ("nonsense", "unknown model 'nonsense'"),
         ("ViT-B-23/openai", "did you mean ViT-B-32"),
         ("ViT-B-32/no-such-tag", "cannot be loaded"),
@@ -214,6 +288,15 @@ def test_a_damaged_folder_is_explained(tmp_path: Path) -> None:
     (tmp_path / "a" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_encoder(str(tmp_path / "a"))
+    write_folder(tmp_path / "c", PLAIN)
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    del config["preprocess_cfg"]
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="has no 'preprocess_cfg'"):
+        load_encoder(str(tmp_path / "c"))
+    write_folder(tmp_path / "d", {**PLAIN, "text_cfg": {**PLAIN["text_cfg"], "vocab_size": 8}})
+    with pytest.raises(ModelError, match="9 tokens and the text tower 8"):
+        load_encoder(str(tmp_path / "d"))
     write_folder(tmp_path / "b", PLAIN)
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     config["model_cfg"]["embed_dim"] = 8

@@ -22,7 +22,7 @@ from indexing.models.text import FolderTokenizer
 from training.config import TrainConfig
 from training.data import Pairs
 from training.images import LockedImages, OpenImages, TrunkEncoder, random_crop
-from training.loop import Epoch, similarity_loss, train_clip
+from training.loop import Epoch, hide_words, similarity_loss, train_clip
 from training.run import run_clip
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "white", "cyan", "magenta"]
@@ -143,6 +143,46 @@ def test_other_settings_do_not_go_on_with_a_run(tmp_path: Path, run: Run) -> Non
     run(tmp_path / "out", lock_image=True, epochs=1)
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         run(tmp_path / "out", lock_image=True, epochs=2)
+
+
+def test_another_start_or_catalog_does_not_go_on_with_a_run(
+    tmp_path: Path, run: Run, pairs: Pairs, encoder: ClipEncoder
+) -> None:
+    run(tmp_path / "out", lock_image=True, epochs=1)
+    pairs.titles[0] = "blue"
+    with pytest.raises(TrainingError, match="on another catalog or from another model"):
+        run(tmp_path / "out", lock_image=True, epochs=1)
+
+
+def test_a_damaged_run_is_an_error_that_says_what_to_remove(tmp_path: Path, run: Run) -> None:
+    run(tmp_path / "out", lock_image=True, epochs=1)
+    (tmp_path / "out" / "last" / "run.pt").write_bytes(b"garbage")
+    with pytest.raises(TrainingError, match=r"remove .*run\.pt to start over"):
+        run(tmp_path / "out", lock_image=True, epochs=1)
+
+
+@pytest.mark.parametrize("lock_image", [True, False])
+def test_pictures_none_of_which_can_be_read_are_an_error(
+    tmp_path: Path, run: Run, pairs: Pairs, lock_image: bool
+) -> None:
+    for picture in pairs.pictures:
+        assert picture.path is not None
+        picture.path.unlink()
+    with pytest.raises(TrainingError, match="none of the pictures can be read"):
+        run(tmp_path / "out", lock_image=lock_image)
+
+
+def test_hidden_words_are_words() -> None:
+    tokens = torch.tensor([[10, 2, 3, 4, 11, 0], [10, 5, 11, 0, 0, 0]]).repeat(500, 1)
+    torch.manual_seed(0)
+    hidden = hide_words(tokens, 0.4, 1)
+    changed = hidden != tokens
+    assert (hidden[changed] == 1).all()
+    words = torch.tensor([[False, True, True, True, False, False], [False, True] + [False] * 4])
+    assert not changed[~words.repeat(500, 1)].any()
+    share = changed.sum() / words.repeat(500, 1).sum()  # of 2,000 words: sd .011
+    assert abs(share - 0.4) < 0.05
+    assert torch.equal(hide_words(tokens, 0.0, 1), tokens)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from importlib import import_module
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Annotated, Any
@@ -124,8 +125,16 @@ def _options(
 ) -> None:
     global _debug
     _debug = debug
-    level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, format="%(levelname)s %(name)s: %(message)s")
+        return
+    # What other libraries say of a file, our own message says better.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger().addHandler(logging.NullHandler())
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    for room in ("benchmarks", "indexing", "search", "training"):
+        logging.getLogger(room).addHandler(handler)
 
 
 def main() -> None:

@@ -143,6 +143,8 @@ def _read_source(image: str | None) -> Path | bytes | None:
 
     if image is None:
         return None
+    if not image:
+        raise QueryError("--image is empty: give a file, or - for standard input")
     if image != "-":
         return Path(image)
     stream = typer.get_binary_stream("stdin")
@@ -176,8 +178,11 @@ def _check_sheet(path: Path | None) -> None:
         raise QueryError(f"--sheet {path}: the name must end in {', '.join(SHEET_SUFFIXES)}")
     if not path.parent.is_dir():
         raise QueryError(f"--sheet {path}: the folder {path.parent} does not exist; make it first")
-    if path.is_dir():
-        raise QueryError(f"--sheet {path}: this is a folder; give the name of a file")
+    try:
+        if path.is_dir():
+            raise QueryError(f"--sheet {path}: this is a folder; give the name of a file")
+    except OSError as error:  # such as a name that is too long
+        raise QueryError(f"--sheet {path}: {error.strerror}") from error
 
 
 def _save(picture: Image, path: Path) -> None:

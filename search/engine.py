@@ -63,7 +63,7 @@ class SearchEngine:
         folder = Path(folder)
         made_by = read_manifest(folder).encoder.name
         try:
-            encoder = load_encoder(model or made_by)
+            encoder = load_encoder(made_by if model is None else model)
         except ModelError as error:
             if model is not None:
                 raise

@@ -23,7 +23,7 @@ from indexing.models.clip import ClipEncoder, load_folder
 from training.config import TrainConfig
 from training.data import read_pairs
 from training.images import LockedImages, last_projection
-from training.run import run_clip
+from training.run import claim, run_clip
 from training.seed_model import make_seed_model, start_projection
 from training.split import position
 
@@ -81,10 +81,12 @@ def make_builtin(
     start = load_folder(seed_folder)
     pictures = read_pairs([products]).pictures
     sample = random.Random(CONFIG.seed).sample(pictures, min(SAMPLE, len(pictures)))
-    features = LockedImages(start, sample, work / "features").features
+    run = work / "run"
+    claim(run)
+    features = LockedImages(start, sample, run / "features").features
     start_projection(last_projection(start.model.visual), features)
-    run_clip(start, [products], work, CONFIG)
-    best: ClipEncoder = load_folder(work)
+    run_clip(start, [products], run, CONFIG)
+    best: ClipEncoder = load_folder(run)
     card = out / "README.md"
     best.save(out, card=card.read_text(encoding="utf-8") if card.exists() else "", half=True)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from indexing.catalog.product import Product
+from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
 from training.config import TrainConfig
 from training.data import Pairs, read_pairs, split_pairs
@@ -25,6 +26,7 @@ def run_clip(
     Raises:
         CatalogError, ModelError, TrainingError: as the stages do.
     """
+    claim(out)
     console = Console(stderr=True)
     pairs, validation = split_pairs(read_pairs(catalogs), config.validation_share, config.seed)
     console.print(f"{len(pairs)} pairs to train on, {len(validation)} held out (by title)")
@@ -35,7 +37,7 @@ def run_clip(
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars, TrainingLog(out / "log") as log:
+    with Progress(*columns, console=console) as bars, TrainingLog(out / _MARK) as log:
 
         def image_side(part: Pairs, name: str, *, augment: bool) -> ImageSide:
             if not config.lock_image:
@@ -75,3 +77,16 @@ def run_clip(
         )
     console.print(f"model written to {out}: try `shoplens index CATALOG --out DIR --model {out}`")
     return history
+
+
+_MARK = "log"  # made first, so that a run stopped at any time is known again
+
+
+def claim(out: Path) -> None:
+    """Makes `out`, or takes up the run in it; never writes among other people's files."""
+    try:
+        if out.exists() and any(out.iterdir()) and not (out / _MARK).is_dir():
+            raise TrainingError(f"{out} holds other files: choose another --out or empty it")
+        (out / _MARK).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"--out {out} cannot be written: {error.strerror}") from error

@@ -178,6 +178,8 @@ def test_a_sheet_that_cannot_be_written_stops_before_the_work(
         (["--text", "red", "--crop", "0,0,1,1"], QueryError, "crop without an image"),
         (["--image", "x.png", "--crop", "0,0,1"], QueryError, "crop '0,0,1': give four fractions"),
         (["--image", "x.png", "--crop", "a,0,1,1"], QueryError, "crop 'a,0,1,1': give four"),
+        (["--image", ""], QueryError, "--image is empty"),
+        (["--text", "red", "--sheet", "n" * 300 + ".png"], QueryError, "File name too long"),
         (["--image", "no-such.png"], ImageError, r"no-such\.png"),
         (["--image", "-"], ImageError, "query picture: .*empty file"),
     ],

@@ -253,6 +253,12 @@ def test_a_run_from_a_catalog_file(tmp_path: Path, encoder: ClipEncoder, pairs: 
     catalog = tmp_path / "pictures" / "catalog.csv"
     catalog.write_text("id,title,image\n" + rows)
     config = TrainConfig(epochs=2, batch_size=4, validation_share=0.3, lock_image=True)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "README.md").write_text("mine")
+    with pytest.raises(TrainingError, match="holds other files"):
+        run_clip(encoder, [read_catalog(catalog)], tmp_path / "foreign", config)
+    with pytest.raises(TrainingError, match="cannot be written: Not a directory"):
+        run_clip(encoder, [read_catalog(catalog)], catalog, config)
     history = run_clip(encoder, [read_catalog(catalog)], tmp_path / "out", config)
     assert [epoch.number for epoch in history] == [0, 1]
     lines = (tmp_path / "out" / "log" / "metrics.jsonl").read_text().splitlines()

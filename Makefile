@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/shoplens demo --out demo-out
 
-test: $(VENV)/.installed-dev check
+test: $(VENV)/.installed-dev
+	$(MAKE) check
 
 check:
 	$(BIN)/ruff check .

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
+
+from indexing.cli import ImagesRoot, Mapping, OnDuplicateChoice, Profile, parse_mapping
+
+if TYPE_CHECKING:
+    from indexing.catalog import OnDuplicate
 
 
 def clip(
@@ -37,6 +42,10 @@ def clip(
         float, typer.Option(help="Share of title words hidden in each step.")
     ] = 0.0,
     seed: Annotated[int, typer.Option()] = 0,
+    profile: Profile = "auto",
+    images_root: ImagesRoot = None,
+    mapping: Mapping = None,
+    on_duplicate: OnDuplicateChoice = "error",
     device: Annotated[
         str | None, typer.Option(help="A torch device [default: the GPU, else the CPU].")
     ] = None,
@@ -78,4 +87,19 @@ def clip(
     encoder = load_encoder(start, device=device)
     if not isinstance(encoder, ClipEncoder):
         raise TrainingError(f"{start} is not a CLIP model")
-    run_clip(encoder, [read_catalog(catalog) for catalog in catalogs], out, config)
+    columns = parse_mapping(mapping or [])
+    sources = [
+        read_catalog(
+            path, profile, images_root, columns, on_duplicate=cast("OnDuplicate", on_duplicate)
+        )
+        for path in catalogs
+    ]
+    run_clip(encoder, sources, out, config)
+    for source in sources:
+        counts = source.counts
+        if counts.rejected or counts.images_rejected:
+            typer.echo(
+                f"{source.path}: {counts.rejected:,} rows and {counts.images_rejected:,} pictures "
+                "were left out; `shoplens index` lists the reasons",
+                err=True,
+            )

@@ -1,9 +1,10 @@
 """Makes the weights of the `builtin` encoder: `python -m training.builtin --data FOLDER`.
 
 FOLDER holds the catalogs `fashion` (35,317 Myntra products), `grocery` (81 products with
-phone photos) and `clothing` (5,096 phone photos), as `fashion/catalog.csv` and so on. The
-seed is fixed. What is measured stays out of training: the fashion titles below TEST_SHARE
-and grocery's `val` and `test` photos.
+phone photos) and `clothing` (5,096 phone photos), as `fashion/catalog.csv` and so on. A
+drawn catalog joins them, of another seed than the demo's, so that the encoder can read the
+demo's pictures. The seed is fixed. What is measured stays out of training: the fashion
+titles below TEST_SHARE and grocery's `val` and `test` photos.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import typer
 
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product
+from indexing.demo import write_demo_catalog
 from indexing.malloc import keep_freed_memory
 from indexing.models import BUILTIN
 from indexing.models.clip import ClipEncoder, load_folder
@@ -41,6 +43,7 @@ CONFIG = TrainConfig(
     word_dropout=0.1,
     seed=0,
 )
+DRAWN_PRODUCTS, DRAWN_SEED = 2000, 1
 SAMPLE = 8000  # pictures that the first projection is taken from
 
 
@@ -49,8 +52,12 @@ def is_test_title(title: str) -> bool:
     return position(title, TEST_SEED) < TEST_SHARE
 
 
-def training_products(data: Path, without: str = "") -> Iterator[Product]:
-    """The products that `builtin` learns from, but those of the catalog `without`."""
+def training_products(data: Path, work: Path, without: str = "") -> Iterator[Product]:
+    """The products that `builtin` learns from, but those of the catalog `without`.
+
+    The drawn catalog is written below `work`.
+    """
+    yield from read_catalog(write_demo_catalog(work / "drawn", DRAWN_PRODUCTS, DRAWN_SEED))
     for name in CATALOGS:
         if without and name.startswith(without):
             continue
@@ -74,7 +81,7 @@ def make_builtin(
 ) -> None:
     """Train the builtin encoder, and write it as float16 beside its model card."""
     keep_freed_memory()
-    products = list(training_products(data, without))
+    products = list(training_products(data, work, without))
     seed_folder = work / "seed"
     if not (seed_folder / "model.safetensors").exists():
         make_seed_model(seed_folder, seed=CONFIG.seed)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexing.catalog import Catalog, Reject
-from indexing.catalog.rejects import printable
 from indexing.durable import sha256_of
 from indexing.embed import (
     BATCH_SIZE,
@@ -28,6 +28,7 @@ from indexing.embed import (
     embed_pictures,
 )
 from indexing.errors import CatalogError, IndexFolderError
+from indexing.messages import printable
 from indexing.models.protocol import Encoder
 from indexing.spool import ROWS, Spool, spool
 from indexing.store import (
@@ -38,9 +39,9 @@ from indexing.store import (
     REJECTS,
     SCHEMA_VERSION,
     VECTORS,
-    Counts,
     EncoderRecord,
     FileRecord,
+    IndexCounts,
     IndexRecord,
     Manifest,
     commit,
@@ -52,6 +53,9 @@ from indexing.store import (
 from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
 from indexing.vectors import ExactIndex
 
+# Above this share of missing pictures, a disk or server is taken to be out of reach.
+MAX_MISSING = 0.05
+
 Mask = NDArray[np.bool_]
 
 
@@ -61,7 +65,7 @@ class BuildReport:
 
     folder: Path
     rejects: Path  # JSON lines: every row and picture that could not be used
-    counts: Counts
+    counts: IndexCounts
     encoded: int  # pictures that went through the encoder
     reused: int  # pictures whose vectors were there already
     up_to_date: bool  # nothing had changed, and the index was left as it was
@@ -81,6 +85,7 @@ def build_index(
     *,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
+    accept_missing: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the index of `catalog` in the folder `out`, or bring it up to date.
@@ -90,19 +95,23 @@ def build_index(
     complete. A product none of whose pictures can be used becomes a rejected row.
 
     Raises CatalogError where no product is left, and IndexFolderError for a folder that
-    holds something else, is being built by another process, or cannot be written.
+    holds something else, is being built by another process, or cannot be written. So it
+    does where more than MAX_MISSING of the pictures that are in the old index and still in
+    the catalog cannot be read or fetched any more, unless `accept_missing`.
     """
     started = time.monotonic()
-    with locked_folder(out) as staging:
+    with locked_folder(out) as staging, _scratch_folder(staging) as scratch:
         cache = VectorCache(staging / encoder.fingerprint[:16], encoder.dim)
         previous = _add_previous(cache, out, encoder)
-        work = _empty_folder(staging / "generation")
+        work, tables = scratch / "generation", scratch / "found"
+        work.mkdir()
+        tables.mkdir()
         with (work / REJECTS).open("w", encoding="utf-8") as rejects:
 
             def reject(item: Reject) -> None:
                 rejects.write(item.to_json() + "\n")
 
-            found = spool(catalog, _empty_folder(staging / "found"), reject)
+            found = spool(catalog, tables, reject)
             embed_started = time.monotonic()
             embedded = embed_pictures(
                 found.pictures(),
@@ -117,9 +126,12 @@ def build_index(
             usable = _usable_products(found, embedded)
             for item in _picture_rejects(found, embedded, usable):
                 reject(item)
+        if previous is not None and embedded.unread and not accept_missing:
+            _refuse_missing(out, previous, found, embedded)
         counts = _counts(catalog, embedded, usable)
         if not counts.products:
             (work / REJECTS).replace(out / REJECTS)
+            shutil.rmtree(staging)  # without a vector of this catalog
             raise CatalogError(
                 f"no usable product: {counts.rows} rows and {counts.images_rejected} pictures "
                 f"rejected, see {out / REJECTS}"
@@ -136,7 +148,6 @@ def build_index(
             ),
             index=IndexRecord(),
             counts=counts,
-            images_root=printable(str(catalog.images_root)),
             files=_records(work, (PRODUCTS, IMAGES, REJECTS)),
         )
         up_to_date = previous is not None and _same(previous, manifest)
@@ -171,10 +182,39 @@ def _add_previous(cache: VectorCache, out: Path, encoder: Encoder) -> Manifest |
     return previous.manifest
 
 
-def _empty_folder(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def _scratch_folder(staging: Path) -> Iterator[Path]:
+    """A folder for what each run makes anew."""
+    folder = staging / "scratch"
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
     folder.mkdir()
-    return folder
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _refuse_missing(out: Path, previous: Manifest, found: Spool, embedded: Embedded) -> None:
+    """Raise IndexFolderError where so many pictures are missing that the old index is the
+    better one."""
+    old = out / previous.generation
+    held = _with_ids(pq.read_table(old / IMAGES), old / PRODUCTS)
+    named = _with_ids(found.images, found.products)
+    named = named.append_column("number", pa.array(np.arange(len(named))))
+    both = named.join(held, ["id", "location"], join_type="left semi")["number"].to_numpy()
+    missing = np.intersect1d(both, embedded.unread)
+    if len(missing) > MAX_MISSING * len(both):
+        raise IndexFolderError(
+            f"{len(missing):,} of {len(both):,} pictures of {out} can no longer be read, first "
+            f"{embedded.failures[int(missing[0])]}; mount or restore them, or drop them with "
+            "--accept-missing; the index is unchanged"
+        )
+
+
+def _with_ids(images: pa.Table, products: Path) -> pa.Table:
+    """The location of each picture, and the id of its product."""
+    ids = pq.read_table(products, columns=["id"])["id"]
+    return pa.table({"id": ids.take(images["product"]), "location": images["location"]})
 
 
 def _usable_products(found: Spool, embedded: Embedded) -> Mask:
@@ -206,16 +246,17 @@ def _picture_rejects(found: Spool, embedded: Embedded, usable: Mask) -> Iterator
                 yield Reject(row, printable(product_id), "images", "", reason)
 
 
-def _counts(catalog: Catalog, embedded: Embedded, usable: Mask) -> Counts:
+def _counts(catalog: Catalog, embedded: Embedded, usable: Mask) -> IndexCounts:
     read = catalog.counts
     dropped = int(np.count_nonzero(~usable))
-    return Counts(
+    return IndexCounts(
         rows=read.rows,
         products=read.products - dropped,
         merged=read.merged,
         rejected=read.rejected + dropped,
         images=len(embedded.keys) - len(embedded.failures),
         images_rejected=read.images_rejected + len(embedded.failures),
+        fields_rejected=read.fields_rejected,
     )
 
 
@@ -250,7 +291,6 @@ def _same(previous: Manifest, manifest: Manifest) -> bool:
         all(previous.files[name] == record for name, record in manifest.files.items())
         and previous.encoder == manifest.encoder
         and previous.counts == manifest.counts
-        and previous.images_root == manifest.images_root
     )
 
 

@@ -23,6 +23,32 @@ _PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
 _SHOWN_REJECTS = 3
 
 
+# Options of every command that reads a catalog.
+Profile = Annotated[
+    str,
+    typer.Option(
+        help="Kind of catalog: auto (by its columns), google, shopify, schema_org, esci, "
+        "amazon_reviews_2023, folder or generic."
+    ),
+]
+ImagesRoot = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where picture paths begin; by default the catalog's."),
+]
+Mapping = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="Which column holds id, title, description, brand, category, price, currency, "
+        "availability or image; may be repeated.",
+    ),
+]
+OnDuplicateChoice = Annotated[
+    str, typer.Option(help="What to do with two rows of one id: error, first or last.")
+]
+
+
 def index(
     catalog: Annotated[
         Path,
@@ -37,24 +63,19 @@ def index(
         str,
         typer.Option(help="builtin, a folder that training wrote, ARCH/PRETRAINED or hf-hub:ID."),
     ] = "builtin",
-    profile: Annotated[
-        str, typer.Option(help="Kind of catalog; auto recognises it by its columns.")
-    ] = "auto",
-    images_root: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Where picture paths begin; by default the catalog's."),
-    ] = None,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map", metavar="FIELD=COLUMN", help="Which column holds a field; may be repeated."
-        ),
-    ] = None,
-    on_duplicate: Annotated[
-        str, typer.Option(help="What to do with two rows of one id: error, first or last.")
-    ] = "error",
+    profile: Profile = "auto",
+    images_root: ImagesRoot = None,
+    mapping: Mapping = None,
+    on_duplicate: OnDuplicateChoice = "error",
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Fetch pictures that are given as URLs.")
+    ] = False,
+    accept_missing: Annotated[
+        bool,
+        typer.Option(
+            "--accept-missing",
+            help="Drop pictures of the old index that cannot be read any more, however many.",
+        ),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 16,
 ) -> None:
@@ -79,13 +100,20 @@ def index(
             catalog,
             profile,
             images_root,
-            _parse_mapping(mapping or []),
+            parse_mapping(mapping or []),
             on_duplicate=cast("OnDuplicate", on_duplicate),
             allow_urls=allow_urls,
         )
         encoder = load_encoder(model)
         with show_progress() as progress:
-            report = build_index(source, encoder, out, batch_size=batch_size, progress=progress)
+            report = build_index(
+                source,
+                encoder,
+                out,
+                batch_size=batch_size,
+                accept_missing=accept_missing,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(130) from None
@@ -126,6 +154,7 @@ def doctor() -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from indexing.doctor import examine
 
@@ -135,14 +164,16 @@ def doctor() -> None:
         table.add_column(column, overflow="fold")
     colours = {"ok": "green", "optional": "yellow", "missing": "red", "broken": "red"}
     for finding in findings:
-        state = f"[{colours[finding.state]}]{finding.state}[/]"
-        table.add_row(finding.what, state, finding.detail, finding.advice)
+        # Text: the brackets of an extra are no markup.
+        state = Text(finding.state, colours[finding.state])
+        table.add_row(Text(finding.what), state, Text(finding.detail), Text(finding.advice))
     Console().print(table)
     if any(finding.state in ("missing", "broken") for finding in findings):
         raise typer.Exit(1)
 
 
-def _parse_mapping(pairs: list[str]) -> dict[str, str]:
+def parse_mapping(pairs: list[str]) -> dict[str, str]:
+    """`FIELD=COLUMN` arguments as a dict. Raises CatalogError for anything else."""
     from indexing.errors import CatalogError
 
     mapping: dict[str, str] = {}
@@ -187,8 +218,10 @@ def _plain_progress() -> Progress:
     started = last = time.monotonic()
 
     def report(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal started, last
         now = time.monotonic()
+        if not done:  # the clock starts when the catalog has been read
+            started = last = now
         if now - last < _PLAIN_SECONDS or not done:
             return
         last = now
@@ -212,7 +245,9 @@ def summary(report: BuildReport) -> Iterator[str]:
         f"  pictures: {counts.images:,} in the index, {counts.images_rejected:,} rejected; "
         f"{report.encoded:,} encoded{rate}, {report.reused:,} known before"
     )
-    if counts.rejected or counts.images_rejected:
+    if counts.fields_rejected:
+        yield _fields_line(counts.fields_rejected)
+    if counts.rejected or counts.images_rejected or counts.fields_rejected:
         yield f"  rejects:  {report.rejects}, which begins"
         with report.rejects.open(encoding="utf-8") as file:
             for line in islice(file, _SHOWN_REJECTS):
@@ -223,6 +258,10 @@ def summary(report: BuildReport) -> Iterator[str]:
 def _rows_line(rows: int, products: int, merged: int, rejected: int) -> str:
     parts = f"{products:,} products + {rejected:,} rejected"
     return f"  rows:     {rows:,} = {parts}" + (f" + {merged:,} merged" if merged else "")
+
+
+def _fields_line(rejected: int) -> str:
+    return f"  fields:   {rejected:,} rejected and left empty, their products kept"
 
 
 def _reject_line(reject: dict[str, object]) -> str:
@@ -238,6 +277,8 @@ def _description(folder: Path, manifest: Manifest) -> Iterator[str]:
     yield f"{folder}: {manifest.generation}, made {made}"
     yield _rows_line(counts.rows, counts.products, counts.merged, counts.rejected)
     yield f"  pictures: {counts.images:,} in the index, {counts.images_rejected:,} rejected"
+    if counts.fields_rejected:
+        yield _fields_line(counts.fields_rejected)
     yield f"  encoder:  {encoder.name}, {encoder.dim} numbers a picture, {encoder.fingerprint[:12]}"
     yield f"  index:    {manifest.index.type}"
     yield f"  files:    {len(manifest.files)}, {size / 1e6:,.1f} MB, all as the manifest says"

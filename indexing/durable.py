@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+LOCK = ".shoplens.lock"  # in each index folder, and held by the one process that builds it
 _CHUNK = 1 << 20
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,15 +30,20 @@ from numpy.typing import NDArray
 
 from indexing.durable import write_atomically
 from indexing.errors import ImageError
-from indexing.images import decode_image, read_bytes
+from indexing.images import decoding, read_bytes
+from indexing.messages import reason
 from indexing.models.protocol import Encoder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from indexing.models.protocol import Vectors
 
 # On a CPU small batches stay in the caches and need little memory: 16 is faster than 64.
 BATCH_SIZE = 16
 SHARD_SIZE = 1024
 
 Progress = Callable[[int, int], None]
-Vectors = NDArray[np.float32]
 
 _KEY_BYTES = hashlib.sha256().digest_size
 # What zipfile and numpy raise on a file with wrong bytes; its checksums find them.
@@ -68,6 +73,7 @@ class Embedded:
 
     keys: list[bytes | None] = field(default_factory=list)  # SHA-256 of the picture's bytes
     failures: dict[int, str] = field(default_factory=dict)  # number of the picture -> reason
+    unread: list[int] = field(default_factory=list)  # failures whose bytes could not be had
     encoded: int = 0  # pictures that went through the encoder
     reused: int = 0  # pictures whose bytes had been encoded before
 
@@ -86,7 +92,6 @@ class VectorCache:
         self._sources: list[Path | Vectors] = []
         self.failures: dict[bytes, str] = {}
         self._load = lru_cache(maxsize=_OPEN_SHARDS)(_read_vectors)
-        folder.mkdir(parents=True, exist_ok=True)
         self._next_shard = 0
         for path in sorted(folder.glob("*.npz")):
             self._next_shard = int(path.stem) + 1
@@ -101,6 +106,7 @@ class VectorCache:
 
     def add_shard(self, keys: list[bytes], vectors: Vectors, failures: dict[bytes, str]) -> None:
         """Write a shard; once this returns, a crash does not lose it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._next_shard:06d}.npz"
         arrays: dict[str, NDArray[Any]] = {
             "keys": _to_array(keys),
@@ -211,6 +217,7 @@ def _embed_shard(
         keys.append(item.key)
         if item.key is None:
             result.failures[first + len(keys) - 1] = item.reason
+            result.unread.append(first + len(keys) - 1)
         elif item.key in cache or item.key in new or item.key in waiting:
             result.reused += item.key not in cache.failures
         elif item.pixels is None:
@@ -256,13 +263,18 @@ def _load(picture: Picture, encoder: Encoder, cache: VectorCache) -> _Loaded:
     if key in cache:  # saves work only: whether to encode is decided in order, elsewhere
         return _Loaded(key)
     try:
-        decoded = decode_image(data, at_least=encoder.image_size)
-        return _Loaded(key, encoder.preprocess(decoded))
+        with decoding(data, at_least=encoder.image_size) as decoded:
+            return _Loaded(key, _preprocessed(decoded, encoder))
     except ImageError as error:
         return _Loaded(key, reason=str(error))
+
+
+def _preprocessed(picture: Image, encoder: Encoder) -> torch.Tensor:
+    try:
+        return encoder.preprocess(picture)
     except (ValueError, RuntimeError, MemoryError) as error:  # such as a side of 0 once resized
-        size = f"{decoded.width} x {decoded.height} pixels"
-        return _Loaded(key, reason=f"{size}, which the encoder cannot prepare: {error}")
+        size = f"{picture.width} x {picture.height} pixels"
+        raise ImageError(f"{size}, which the encoder cannot prepare: {reason(error)}") from error
 
 
 def _read(picture: Picture) -> bytes:

@@ -13,9 +13,13 @@ import math
 import os
 import stat
 import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import (
     AvifImagePlugin,
     BmpImagePlugin,
@@ -31,10 +35,11 @@ from PIL import (
 )
 
 from indexing.errors import ImageError, QueryError
+from indexing.messages import reason, shown
 
 MAX_BYTES = 50_000_000
-# A quarter of a gigabyte as RGB, and below the size at which Pillow itself starts to warn.
-MAX_PIXELS = 80_000_000
+# At most a gigabyte while a WebP is decoded, which takes 16 bytes a pixel; most formats take 8.
+MAX_PIXELS = 64_000_000
 # Scaled decoding keeps the shorter side at this many times `at_least`. On shop pictures of
 # 1,000 pixels the lowest cosine of a MobileNetV2's features with the full decode's is .9994
 # at 2 and .997 at 1.5.
@@ -56,11 +61,13 @@ if features.check("avif"):
 _USE = f"use {', '.join(list(_DECODERS)[:-1])} or {list(_DECODERS)[-1]}"
 
 # What Pillow raises on damaged data: the errors of its documentation, RuntimeError from its
-# AVIF plugin, and struct.error for EXIF that is cut in its header. Tried on 75,000 mutants.
+# AVIF plugin, TypeError from its TIFF plugin, and struct.error for EXIF that is cut in its
+# header. Tried on 75,000 mutants.
 _DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
+    TypeError,
     RuntimeError,
     struct.error,
     Image.DecompressionBombError,
@@ -101,6 +108,32 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_TILE = 1 << 20  # pixels that are converted at once
+
+
+class PixelBudget:
+    """Pixels that all threads together may have in work."""
+
+    def __init__(self, pixels: int) -> None:
+        self._left = pixels
+        self._freed = threading.Condition()
+
+    @contextmanager
+    def take(self, pixels: int) -> Iterator[None]:
+        """Wait until so many pixels are left, and keep them until the block ends."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._left >= pixels)
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._left += pixels
+                self._freed.notify_all()
+
+
+_BUDGET = PixelBudget(MAX_PIXELS)
+
 
 def decode_image(data: bytes, *, at_least: int | None = None) -> Image.Image:
     """An upright 8-bit RGB picture from the bytes of a file.
@@ -114,39 +147,55 @@ def decode_image(data: bytes, *, at_least: int | None = None) -> Image.Image:
     Raises ImageError, with the reason, for anything else than a sound picture of an
     allowed format of at most MAX_BYTES and MAX_PIXELS.
     """
+    with decoding(data, at_least=at_least) as picture:
+        return picture
+
+
+@contextmanager
+def decoding(data: bytes, *, at_least: int | None = None) -> Iterator[Image.Image]:
+    """`decode_image` for the length of a block, which should let go of the picture.
+
+    However many threads decode, pictures in such blocks have MAX_PIXELS together; a thread
+    whose picture would be too much waits. So a thread must not open one inside another.
+    """
     if len(data) > MAX_BYTES:
         raise ImageError(f"{len(data):,} bytes, the limit is {MAX_BYTES:,}: save a smaller picture")
     kind = _kind(data)
     if kind not in _DECODERS:
         raise ImageError(f"not a picture we read: it looks like {kind}; {_USE}")
-    try:
-        picture = _DECODERS[kind](io.BytesIO(data))
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
+    with _reasons(kind):
+        source = _DECODERS[kind](io.BytesIO(data))
+        width, height = source.size
+        pixels = width * height
+        if pixels > MAX_PIXELS:
             raise ImageError(
                 f"{width} x {height} pixels, the limit is {MAX_PIXELS:,} in all: "
                 "save a smaller picture"
             )
         drafted = None
-        if at_least is not None and isinstance(picture, JpegImagePlugin.JpegImageFile):
+        if at_least is not None and isinstance(source, JpegImagePlugin.JpegImageFile):
             smallest = max(1, DRAFT_MARGIN * at_least)
-            drafted = picture.draft(None, (smallest, smallest))
-        picture.load()
-        orientation = _orientation(picture)
-        colour = _to_rgb(picture)
-        if drafted and drafted[1][2:] != colour.size:
-            # 783 pixels at a half are decoded as 392 although they fill 391.5. Taking all
-            # 392 would stretch the picture and cost more cosine than all else.
-            box = drafted[1]
-            size = (int(box[2]), int(box[3]))
-            colour = colour.resize(size, Image.Resampling.BICUBIC, box=box)
-    except _DAMAGE as error:
-        raise ImageError(
-            f"{kind} data that cannot be decoded (cut short, damaged or of a rare kind): "
-            f"{_one_line(error)}"
-        ) from error
-    colour.info = {}  # an orientation left behind might be applied a second time
-    return colour.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else colour
+            drafted = source.draft(None, (smallest, smallest))
+            if not source.info.get("progressive"):  # which is in memory as a whole all the same
+                pixels = source.width * source.height
+    with _BUDGET.take(pixels):
+        with _reasons(kind):
+            source.load()
+            orientation = _orientation(source)
+            # The pixels go on alone, uncopied: the file's object may hold them twice more.
+            picture = source._new(source.im)
+            del source
+            picture = _to_rgb(picture)
+            if drafted and drafted[1][2:] != picture.size:
+                # 783 pixels at a half are decoded as 392 although they fill 391.5. Taking all
+                # 392 would stretch the picture and cost more cosine than all else.
+                box = drafted[1]
+                size = (int(box[2]), int(box[3]))
+                picture = picture.resize(size, Image.Resampling.BICUBIC, box=box)
+            picture.info = {}  # an orientation left behind might be applied a second time
+            if orientation in _UPRIGHT:
+                picture = picture.transpose(_UPRIGHT[orientation])
+        yield picture
 
 
 def read_bytes(path: Path) -> bytes:
@@ -167,8 +216,8 @@ def read_bytes(path: Path) -> bytes:
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ImageError(f"{shown(path)}: cannot be read: {reason}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{shown(path)}: cannot be read: {why}") from error
     if len(data) > MAX_BYTES:
         raise ImageError(f"{shown(path)}: more than {MAX_BYTES:,} bytes: save a smaller picture")
     return data
@@ -203,10 +252,18 @@ def crop_fraction(picture: Image.Image, box: tuple[float, float, float, float]) 
     return picture.crop((left, top, right, bottom))
 
 
-def shown(path: Path) -> str:
-    """A path fit to print: control characters and bytes that are not UTF-8 are escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else repr(text)[1:-1]
+@contextmanager
+def _reasons(kind: str) -> Iterator[None]:
+    """Turns what goes wrong in Pillow into ImageError."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ImageError("too little memory to decode it: save a smaller picture") from error
+    except _DAMAGE as error:
+        raise ImageError(
+            f"{kind} data that cannot be decoded (cut short, damaged or of a rare kind): "
+            f"{reason(error)}"
+        ) from error
 
 
 def _kind(data: bytes) -> str:
@@ -252,35 +309,53 @@ def _orientation(picture: Image.Image) -> int:
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
-        return _deep_to_rgb(picture)
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        canvas = Image.new("RGB", picture.size, "white")
-        canvas.paste(layer, mask=layer.getchannel("A"))
-        return canvas
-    # `copy` where nothing changes: a plain Image that does not hold on to the file's bytes.
-    return picture.copy() if picture.mode == "RGB" else picture.convert("RGB")
+        convert = _deep_to_grey(picture)
+    elif picture.has_transparency_data:
+        convert = _laid_on_white
+    else:
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+    canvas = Image.new("RGB", picture.size)
+    for box in _tiles(picture.size):  # intermediate steps take many bytes a pixel
+        canvas.paste(convert(picture.crop(box)), box)
+    return canvas
 
 
-def _deep_to_rgb(picture: Image.Image) -> Image.Image:
-    """Grey deeper than 8 bits, scaled and not clipped.
+def _tiles(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes (left, top, right, bottom) of at most _TILE pixels that cover a picture."""
+    width, height = size
+    across = min(width, _TILE)
+    down = _TILE // across
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
+
+
+def _laid_on_white(picture: Image.Image) -> Image.Image:
+    layer = picture.convert("RGBA")
+    canvas = Image.new("RGB", picture.size, "white")
+    canvas.paste(layer, mask=layer.getchannel("A"))
+    return canvas
+
+
+def _deep_to_grey(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Scales parts of a picture of grey deeper than 8 bits; nothing is clipped.
 
     16-bit white is 65535. 32-bit integers and floats carry no white level: it is the
     smallest of 1 (floats only), 255, 65535 and 2**32 - 1 that no value exceeds.
     """
-    values = np.nan_to_num(np.asarray(picture).astype(np.float64), posinf=0.0, neginf=0.0)
     if picture.mode.startswith("I;16"):
-        white = 65535.0
-    else:
-        levels = ([1.0] if picture.mode == "F" else []) + [255.0, 65535.0, 2.0**32 - 1]
-        highest = float(values.max())
-        white = next((level for level in levels if highest <= level), highest)
-    grey = np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8)
-    transparent = picture.info.get("transparency")
-    if isinstance(transparent, int):  # 16-bit PNG: this one grey is transparent
-        grey[values == transparent] = 255
-    return Image.fromarray(grey).convert("RGB")
+        greys = ((np.arange(65536) + 128) // 257).astype(np.uint8)  # 65535 is 255 * 257
+        transparent = picture.info.get("transparency")
+        if isinstance(transparent, int):  # 16-bit PNG: this one grey is transparent
+            greys[transparent] = 255
+        return lambda part: Image.fromarray(greys[np.asarray(part)])
+    levels = ([1.0] if picture.mode == "F" else []) + [255.0, 65535.0, 2.0**32 - 1]
+    highest = max(float(_finite(picture.crop(box)).max()) for box in _tiles(picture.size))
+    white = next((level for level in levels if highest <= level), highest)
+    return lambda part: Image.fromarray(
+        np.rint(np.clip(_finite(part) / white, 0, 1) * 255).astype(np.uint8)
+    )
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _finite(picture: Image.Image) -> NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexing.catalog import Catalog, Reject
-from indexing.catalog.product import Product, ProductImage
+from indexing.catalog.product import ProductImage
 from indexing.embed import Picture
 from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA, product_batch
 
@@ -30,7 +29,7 @@ class Spool:
     """Products on disk, in the order of the catalog, and all their pictures."""
 
     products: Path  # parquet, PRODUCT_SCHEMA
-    product_rows: NDArray[np.int64]  # for each product the catalog's row where it ends
+    product_rows: NDArray[np.int64]  # for each product the catalog's row where it begins
     images: pa.Table  # IMAGE_SCHEMA without sha256; `product` is a row of `products`
 
     def pictures(self) -> Iterator[Picture]:
@@ -53,12 +52,11 @@ def spool(catalog: Catalog, folder: Path, on_reject: Callable[[Reject], None]) -
     products, images = folder / "products.parquet", folder / "images.parquet"
     product_rows = array("q")
     with (
-        _rejects_to(catalog, on_reject),
         pq.ParquetWriter(products, PRODUCT_SCHEMA) as product_writer,
         pq.ParquetWriter(images, _IMAGES) as image_writer,
     ):
-        records = iter(catalog)
-        while chunk := list(islice(_numbered(catalog, records), ROWS)):
+        records = catalog.read(on_reject)
+        while chunk := list(islice(records, ROWS)):
             first = len(product_rows)
             product_writer.write_batch(product_batch(product for _, product in chunk))
             image_rows = [
@@ -69,28 +67,6 @@ def spool(catalog: Catalog, folder: Path, on_reject: Callable[[Reject], None]) -
             image_writer.write_batch(pa.RecordBatch.from_pylist(image_rows, schema=_IMAGES))
             product_rows.extend(row for row, _ in chunk)
     return Spool(products, np.array(product_rows, np.int64), pq.read_table(images))
-
-
-def _numbered(catalog: Catalog, records: Iterator[Product]) -> Iterator[tuple[int, Product]]:
-    for product in records:
-        yield catalog.counts.rows, product
-
-
-@contextmanager
-def _rejects_to(catalog: Catalog, on_reject: Callable[[Reject], None]) -> Iterator[None]:
-    """Have the catalog's rejects for as long as it is read, besides whoever asked for them."""
-    asked = catalog.on_reject
-
-    def both(reject: Reject) -> None:
-        on_reject(reject)
-        if asked is not None:
-            asked(reject)
-
-    catalog.on_reject = both
-    try:
-        yield
-    finally:
-        catalog.on_reject = asked
 
 
 def _image_row(product: int, image: ProductImage) -> dict[str, object]:

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from indexing.durable import flush, sha256_of, write_atomically
+from indexing.durable import LOCK, flush, sha256_of, write_atomically
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
 from indexing.models.protocol import Encoder
 from indexing.table import Images, Products
@@ -39,7 +39,6 @@ SCHEMA_VERSION = 1
 
 MANIFEST = "manifest.json"
 STAGING = ".staging"
-LOCK = ".shoplens.lock"
 REJECTS = "rejects.jsonl"
 PRODUCTS = "products.parquet"
 IMAGES = "images.parquet"
@@ -73,7 +72,7 @@ class IndexRecord(_Strict):
     type: Literal["exact"] = "exact"
 
 
-class Counts(_Strict):
+class IndexCounts(_Strict):
     """rows == products + merged + rejected; images is the number of vectors."""
 
     rows: Count
@@ -82,6 +81,7 @@ class Counts(_Strict):
     rejected: Count
     images: Count
     images_rejected: Count
+    fields_rejected: Count = 0
 
 
 class FileRecord(_Strict):
@@ -98,8 +98,7 @@ class Manifest(_Strict):
     generation: Annotated[str, StringConstraints(pattern=_GENERATION)]
     encoder: EncoderRecord
     index: IndexRecord
-    counts: Counts
-    images_root: str | None
+    counts: IndexCounts
     files: dict[str, FileRecord]
 
 
@@ -144,7 +143,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise IndexFolderError(_why_no_index(folder)) from None
     except OSError as error:
         raise IndexFolderError(f"{path} cannot be read: {error.strerror}") from error
-    damaged = IndexCorruptError(f"{path} is damaged: {_REBUILD}")
+    return parse_manifest(data, folder)
+
+
+def parse_manifest(data: bytes, folder: Path) -> Manifest:
+    """The manifest of `folder` from its bytes, checked; raises as `open_index` does."""
+    damaged = IndexCorruptError(f"{folder / MANIFEST} is damaged: {_REBUILD}")
     try:
         content = json.loads(data)
         version = content["schema_version"]
@@ -184,6 +188,8 @@ def _why_no_index(folder: Path) -> str:
             f"{folder} holds an unfinished build: run the same `shoplens index` command "
             "again to go on with it"
         )
+    if (folder / REJECTS).exists():
+        return f"{folder} holds no index, as no product could be used: see {folder / REJECTS}"
     return f"{folder} is not an index (it has no {MANIFEST}): give the folder of `shoplens index`"
 
 
@@ -208,9 +214,11 @@ def _open_generation(folder: Path, manifest: Manifest) -> OpenIndex:
         products = Products(pq.read_table(generation / PRODUCTS))
         images = Images.from_table(pq.read_table(generation / IMAGES))
         vectors = np.load(generation / VECTORS, mmap_mode="r", allow_pickle=False)
+        index = ExactIndex.load(generation / FAISS_INDEX)
+    except FileNotFoundError as error:  # taken away since it was checked
+        raise IndexCorruptError(f"{generation} misses a file ({error}): {_REBUILD}") from error
     except (pa.ArrowException, ValueError, KeyError) as error:
         raise IndexCorruptError(f"{generation} cannot be read ({error}): {_REBUILD}") from error
-    index = ExactIndex.load(generation / FAISS_INDEX)
     counts, dim = manifest.counts, manifest.encoder.dim
     if (
         len(products) != counts.products
@@ -255,9 +263,11 @@ def _render(content: dict[str, Any]) -> bytes:
 def locked_folder(folder: Path) -> Iterator[Path]:
     """Create or enter an index folder as its only builder; gives its staging folder.
 
+    A build that leaves nothing to go on with leaves no trace of its own either.
     Raises IndexFolderError for a folder that holds something else, that cannot be
     written, or that another process is building.
     """
+    new = not folder.exists()
     try:
         _refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -265,15 +275,13 @@ def locked_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise IndexFolderError(f"{folder} cannot be written: {error.strerror}") from error
     try:
+        _take(lock, folder)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise IndexFolderError(
-                f"{folder} is being built by another process: wait for it or stop it"
-            ) from None
-        staging = folder / STAGING
-        staging.mkdir(exist_ok=True)
-        yield staging
+            staging = folder / STAGING
+            staging.mkdir(exist_ok=True)
+            yield staging
+        finally:
+            _remove_unused(folder, new)
     except OSError as error:
         raise IndexFolderError(
             f"{folder} cannot be built: {error}; what it held is unchanged, and the same "
@@ -281,6 +289,30 @@ def locked_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         os.close(lock)  # which also unlocks
+
+
+def _take(lock: int, folder: Path) -> None:
+    busy = f"{folder} is being built by another process: wait for it or stop it"
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise IndexFolderError(busy) from None
+    if not os.fstat(lock).st_nlink:  # the other one has just removed it
+        raise IndexFolderError(busy)
+
+
+def _remove_unused(folder: Path, new: bool) -> None:
+    """Remove the staging folder if it holds no file, then the lock if it is alone, and then
+    the folder if it was `new`."""
+    staging = folder / STAGING
+    for path in (*staging.glob("*"), staging):
+        with suppress(OSError):
+            path.rmdir()
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            if new:
+                folder.rmdir()
 
 
 def _refuse_foreign(folder: Path) -> None:

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from indexing.catalog.checks import checked_product
-from indexing.catalog.drafts import Cells
-from indexing.catalog.files import shown
-from indexing.catalog.locations import ImageRoot
-from indexing.catalog.product import Product
-from indexing.catalog.profiles import PROFILES
-from indexing.catalog.rejects import Reject, RowError, printable
-from indexing.catalog.rows import Row, Table
-from indexing.catalog.shopify import merge_rows
-from indexing.catalog.values import is_empty
+from pydantic import ValidationError
+
+from indexing.catalog.drafts import Cells, Draft, Picture
+from indexing.catalog.locations import ImageRoot, LocationError
+from indexing.catalog.product import Product, ProductImage
+from indexing.catalog.profiles import PROFILES, merge_rows
+from indexing.catalog.rows import Reject, Row, RowError, Scope, Table
+from indexing.catalog.values import as_attribute, as_currency, as_id, as_price, as_text, is_empty
 from indexing.errors import DuplicateIdError
+from indexing.messages import printable, shown
 
 OnDuplicate = Literal["error", "first", "last"]
+Refusal = tuple[Scope, RowError]
 
 
 @dataclass
 class Counts:
     """What became of the rows read so far: rows == products + merged + rejected.
 
-    `merged` rows belong to the product of a row before them; `images_rejected` counts
-    refused pictures of products that were kept.
+    `merged` rows belong to the product of a row before them; `images_rejected` and
+    `fields_rejected` count what was refused of products that were kept.
     """
 
     rows: int = 0
@@ -35,10 +35,11 @@ class Counts:
     merged: int = 0
     rejected: int = 0
     images_rejected: int = 0
+    fields_rejected: int = 0
 
 
 class _Outcome(NamedTuple):
-    """What one or more rows gave: a product and refused pictures, or one reject."""
+    """What one or more rows gave: a product and what was refused of it, or one reject."""
 
     row: int
     rows: int
@@ -47,11 +48,11 @@ class _Outcome(NamedTuple):
 
 
 class Catalog:
-    """The products of a catalog. Each iteration reads the file again, row by row.
+    """The products of a catalog. Each pass over them reads the file again, row by row.
 
     `profile` is the kind of catalog that was recognised, `counts` belongs to the latest
-    iteration and is final at its end. Iterating raises CatalogError where the file turns
-    out to be damaged, and DuplicateIdError.
+    pass and is final at its end. Reading raises CatalogError where the file turns out to
+    be damaged, and DuplicateIdError.
     """
 
     def __init__(
@@ -73,9 +74,19 @@ class Catalog:
         self._root = root
         self._mapping = mapping
         self._on_duplicate = on_duplicate
-        self.on_reject = on_reject
+        self._on_reject = on_reject
 
     def __iter__(self) -> Iterator[Product]:
+        return (product for _, product in self.read())
+
+    def read(
+        self, on_reject: Callable[[Reject], None] | None = None
+    ) -> Iterator[tuple[int, Product]]:
+        """Yields each product with the number of its first row.
+
+        What is refused goes to `on_reject`, and to that of the constructor.
+        """
+        listeners = [listener for listener in (self._on_reject, on_reject) if listener]
         counts = self.counts = Counts()
         # Only a look at all rows tells which of two is the last.
         wanted = self._last_rows() if self._on_duplicate == "last" else {}
@@ -91,11 +102,12 @@ class Catalog:
             counts.products += product is not None
             counts.rejected += product is None
             counts.images_rejected += sum(reject.scope == "image" for reject in rejects)
-            if self.on_reject is not None:
-                for reject in rejects:
-                    self.on_reject(reject)
+            counts.fields_rejected += sum(reject.scope == "field" for reject in rejects)
+            for reject in rejects:
+                for listener in listeners:
+                    listener(reject)
             if product is not None:
-                yield product
+                yield outcome.row, product
 
     def _duplicate(self, product_id: str, kept: int, row: int) -> Reject:
         if self._on_duplicate == "error":
@@ -118,7 +130,7 @@ class Catalog:
         first = rows[0]
         product: Product | None = None
         product_id: str | None = None
-        scope: Literal["row", "image"] = "image"
+        refused: list[Refusal]
         try:
             if first.problem:
                 raise first.problem
@@ -127,9 +139,9 @@ class Catalog:
                 cells = merge_rows([row.cells for row in rows], self._mapping)
             draft = self._reader.draft(Cells(cells, self._mapping))
             product_id = None if is_empty(draft.id) else printable(draft.id)
-            product, errors = checked_product(draft, self._root)
+            product, refused = checked_product(draft, self._root)
         except RowError as error:
-            scope, errors = "row", [error]
+            refused = [("row", error)]
         rejects = [
             Reject(
                 row=first.number,
@@ -139,7 +151,7 @@ class Catalog:
                 reason=printable(error.reason),
                 scope=scope,
             )
-            for error in errors
+            for scope, error in refused
         ]
         return _Outcome(first.number, len(rows), product, rejects)
 
@@ -159,3 +171,113 @@ class Catalog:
             shared = row_id
         if group:
             yield group
+
+
+def checked_product(draft: Draft, root: ImageRoot) -> tuple[Product, list[Refusal]]:
+    """The product of a draft, and its pictures and fields that are refused.
+
+    The first picture of a product is its main one. A price, a currency or an attribute
+    that cannot be read costs itself and not the product. Raises RowError.
+    """
+    product_id = as_id(draft.id)
+    images, refused_images = _images(_pictures(draft, product_id, root), root)
+    if not images:
+        if not refused_images:
+            raise RowError("image", None, "the row names no picture")
+        first = refused_images[0]
+        number = len(refused_images)
+        others = f" (and so on for all {number} pictures)" if number > 1 else ""
+        raise RowError(first.field, first.value, first.reason + others)
+    price, currency, refused_fields = _price(draft)
+    attributes, refused_attributes = _attributes(draft.attributes)
+    try:
+        product = Product(
+            id=product_id,
+            title=as_text("title", draft.title),
+            description=as_text("description", draft.description, "\n"),
+            brand=as_text("brand", draft.brand),
+            category=as_text("category", draft.category, " > "),
+            price=price,
+            currency=currency,
+            availability=as_text("availability", draft.availability),
+            attributes=attributes,
+            images=images,
+        )
+    except ValidationError as error:
+        first_error = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first_error["loc"]))
+        raise RowError(field, first_error["input"], first_error["msg"]) from error
+    refused: list[Refusal] = [("image", error) for error in refused_images]
+    refused += [("field", error) for error in (*refused_fields, *refused_attributes)]
+    return product, refused
+
+
+def _price(draft: Draft) -> tuple[float | None, str, list[RowError]]:
+    """Amount, currency, and those of both that cannot be read."""
+    amount, currency, refused = None, "", []
+    try:
+        amount, currency = as_price(draft.price)
+    except RowError as error:
+        refused.append(error)
+    try:
+        currency = currency or as_currency(draft.currency)
+    except RowError as error:
+        refused.append(error)
+    return amount, currency, refused
+
+
+def _attributes(cells: Mapping[str, Any]) -> tuple[dict[str, str], list[RowError]]:
+    """The attributes that say something, and those that cannot be read."""
+    attributes: dict[str, str] = {}
+    refused = []
+    for column, value in cells.items():
+        try:
+            name, text = as_text("the name of an attribute", column), as_attribute(column, value)
+        except RowError as error:
+            refused.append(RowError(column, error.value, error.reason))
+            continue
+        if text:
+            attributes.setdefault(name, text)
+    return attributes, refused
+
+
+def _pictures(draft: Draft, product_id: str, root: ImageRoot) -> list[Picture]:
+    if draft.pictures is not None:
+        return draft.pictures
+    try:
+        return list(map(Picture, root.find(product_id)))
+    except LocationError as error:
+        raise RowError("image", product_id, str(error)) from error
+    except OSError as error:
+        raise RowError("image", product_id, f"cannot be read ({error.strerror})") from error
+
+
+def _images(
+    pictures: Iterable[Picture], root: ImageRoot
+) -> tuple[tuple[ProductImage, ...], list[RowError]]:
+    """The pictures that may be used, the main one first, and those that are refused."""
+    kept: list[tuple[str, Path | None]] = []
+    refused: list[RowError] = []
+    seen: set[str] = set()
+    main: tuple[str, Path | None] | None = None
+    for location, is_main in pictures:
+        if not isinstance(location, str):
+            refused.append(RowError("image", location, "a picture location must be text"))
+            continue
+        if not location or location in seen:
+            continue
+        seen.add(location)
+        try:
+            found = location, root.locate(location)
+        except LocationError as error:
+            refused.append(RowError("image", location, str(error)))
+            continue
+        if is_main and main is None:
+            main = found
+            kept.insert(0, found)
+        else:
+            kept.append(found)
+    return tuple(
+        ProductImage(location=location, role="additional" if i else "main", path=path)
+        for i, (location, path) in enumerate(kept)
+    ), refused

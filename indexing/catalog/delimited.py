@@ -6,6 +6,7 @@ import csv
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,11 @@ from indexing.catalog.files import (
     lines,
     open_text,
     reading,
-    shown,
     text_problem,
 )
-from indexing.catalog.rejects import RowError, printable
-from indexing.catalog.rows import Row, Table, broken
+from indexing.catalog.rows import Row, RowError, Table, broken
 from indexing.errors import CatalogError
+from indexing.messages import printable, shown
 
 _DELIMITERS = ",;\t|"
 _TAB_SUFFIXES = frozenset({".tsv", ".tab"})
@@ -119,7 +119,7 @@ def _records(path: Path, delimiter: str) -> Generator[tuple[list[str], str | Non
     # The limit is one for the whole process; ours is checked on the finished cell.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW + 1))
     with closing(open_text(path)) as stream:
-        feed = _Lines(lines(stream))
+        feed, width = _Lines(lines(stream)), 0
         reader = csv.reader(feed, delimiter=delimiter, strict=True)
         while True:
             feed.start()
@@ -134,8 +134,28 @@ def _records(path: Path, delimiter: str) -> Generator[tuple[list[str], str | Non
             else:
                 if not fields or (len(fields) == 1 and not fields[0].strip()):
                     continue
-                text = feed.record[0] if len(feed.record) == 1 else "".join(feed.record)
-                yield fields, text_problem(text)
-                continue
+                if not _swallowed(feed.record, delimiter, width):
+                    width = width or len(fields)
+                    text = feed.record[0] if len(feed.record) == 1 else "".join(feed.record)
+                    yield fields, text_problem(text)
+                    continue
+                problem = "a quote that is not closed; each line after it is a row"
             feed.go_back()
             yield [feed.record[0][:MAX_FIELD].rstrip("\r\n")], problem
+
+
+def _swallowed(record: list[str], delimiter: str, width: int) -> bool:
+    """Whether a record of many lines is rows of `width` fields that a stray quote joined.
+
+    All its lines, the first without its open quote, are then whole rows. Prose in quotes
+    can be cut by commas into as many pieces, but has spaces behind them.
+    """
+    if len(record) == 1 or width < 2:
+        return False
+    *closed, open_field = next(csv.reader(record[:1], delimiter=delimiter))
+    first = closed + open_field.rstrip("\r\n").split(delimiter)
+    others = (next(csv.reader([line], delimiter=delimiter), []) for line in record[1:])
+    return all(
+        len(fields) == width and not any(field[:1].isspace() for field in fields)
+        for fields in chain([first], others)
+    )

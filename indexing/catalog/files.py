@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from indexing.catalog.rejects import printable
 from indexing.errors import CatalogError
+from indexing.messages import printable, shown
 
 MAX_ROW = 16 * 2**20  # characters of one row, so that no row can fill the memory
 MAX_FIELD = 1_000_000  # characters of one cell
@@ -41,10 +41,6 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise CatalogError(f"{shown(path)}: cannot be read ({error.strerror or error})") from error
-
-
-def shown(path: Path) -> str:
-    return printable(str(path))
 
 
 def open_bytes(path: Path) -> io.BufferedReader:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from indexing.catalog.files import reading
 from indexing.catalog.locations import is_picture_name
 from indexing.catalog.rows import Row, Table, broken
+from indexing.durable import LOCK
 
 
 def folder_table(path: Path) -> Table:
@@ -15,8 +16,8 @@ def folder_table(path: Path) -> Table:
 
     A product's id is its folder's path from the top (for a direct sub-folder its name),
     its title the folder's name. A picture directly in `path` is a product of its own,
-    named by the file name without suffix. Hidden files and files that are no pictures
-    are passed over; all is in order of names.
+    named by the file name without suffix. Hidden files, files that are no pictures and
+    folders that hold an index are passed over; all is in order of names.
     """
     return Table(("id", "title", "images"), lambda: _rows(path))
 
@@ -55,7 +56,9 @@ def _entries(folder: Path) -> list[Path]:
     """Pictures and folders, the last name first, as a stack wants them."""
     found = (path for path in folder.iterdir() if not path.name.startswith("."))
     wanted = (path for path in found if is_picture_name(path.name) or path.is_dir())
-    return sorted(wanted, key=lambda path: path.name, reverse=True)
+    # An index may be kept beside the pictures that it is made of.
+    pictures = (path for path in wanted if not (path / LOCK).exists())
+    return sorted(pictures, key=lambda path: path.name, reverse=True)
 
 
 def _row(number: int, name: str, pictures: list[str]) -> Row:

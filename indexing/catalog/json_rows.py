@@ -15,11 +15,11 @@ from indexing.catalog.files import (
     lines,
     open_text,
     reading,
-    shown,
     text_problem,
 )
 from indexing.catalog.rows import Row, Table, broken
 from indexing.errors import CatalogError
+from indexing.messages import shown
 
 MAX_DOCUMENT = 256 * 2**20  # characters of a JSON document that is not an array
 _LINE_SUFFIXES = frozenset({".jsonl", ".ndjson"})

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
-from indexing.catalog.files import MAX_FIELD, MAX_ROW, open_bytes, reading, shown
-from indexing.catalog.rejects import RowError, printable
-from indexing.catalog.rows import Row, Table
+from indexing.catalog.files import MAX_FIELD, MAX_ROW, open_bytes, reading
+from indexing.catalog.rows import Row, RowError, Table
 from indexing.errors import CatalogError
+from indexing.messages import printable, shown
 
 _ITEMS = frozenset({"item", "entry"})
 _CHUNK = 2**16

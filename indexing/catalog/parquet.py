@@ -13,10 +13,10 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexing.catalog.files import MAX_FIELD, open_bytes, reading, shown
-from indexing.catalog.rejects import printable
+from indexing.catalog.files import MAX_FIELD, open_bytes, reading
 from indexing.catalog.rows import Row, Table, broken
 from indexing.errors import CatalogError
+from indexing.messages import printable, shown
 
 _BATCH = 512  # rows
 

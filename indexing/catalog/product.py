@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_ID_LENGTH = 512
 MAX_TEXT_LENGTH = 100_000
+MAX_CURRENCY_LENGTH = 8
 
 Id = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_ID_LENGTH)
@@ -30,10 +31,6 @@ class ProductImage(BaseModel):
     role: Role = "main"
     path: Path | None = None
 
-    @property
-    def is_url(self) -> bool:
-        return self.path is None
-
 
 class Product(BaseModel):
     """One product as the merchant describes it; `id` is the merchant's own string."""
@@ -46,7 +43,7 @@ class Product(BaseModel):
     brand: Text = ""
     category: Text = ""
     price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    currency: Annotated[str, StringConstraints(max_length=8)] = ""
+    currency: Annotated[str, StringConstraints(max_length=MAX_CURRENCY_LENGTH)] = ""
     availability: Annotated[str, StringConstraints(max_length=64)] = ""
     attributes: dict[str, Text] = Field(default_factory=dict)
     images: Annotated[tuple[ProductImage, ...], Field(min_length=1)]

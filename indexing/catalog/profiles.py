@@ -8,15 +8,15 @@ takes become attributes.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from indexing.catalog.drafts import Cells, Draft, Picture, column_key
-from indexing.catalog.rejects import RowError
-from indexing.catalog.shopify import shopify
-from indexing.catalog.values import is_empty, strip_html
+from indexing.catalog.rows import RowError
+from indexing.catalog.values import as_text, is_empty, strip_html
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,16 @@ class Profile:
 
 
 _GOOGLE_IMAGES = ("image_link", "additional_image_link")
+_SHOPIFY_POSITIONS = ("image_position",)
 _SHOPIFY_IMAGES = ("image_src", "product_image_url")
+_VARIANT_IMAGES = ("variant_image", "variant_image_url")
+# A product has one of these, and blank ones carry down; all others list their values.
+_ONE_A_PRODUCT = frozenset(
+    {
+        *("handle", "url_handle", "title", "body_(html)", "description", "vendor", "type"),
+        *("product_category", "tags", "variant_price", "price", "status"),
+    }
+)
 _ESCI_IMAGES = ("image", "images", "image_url")
 _SCHEMA_IDS = ("sku", "product_id", "@id")
 _SCHEMA_TYPES = frozenset(
@@ -47,6 +56,59 @@ _GENERIC_IMAGES = (
     *("img", "image_file", "image_filename", "file_name", "filename"),
     *("additional_image", "additional_images", "additional_image_link"),
 )
+
+
+def shopify(cells: Cells) -> Draft:
+    """One product, of rows that `merge_rows` made one; the price is the first variant's."""
+    body = cells.take("description", "body_(html)", "description")
+    return Draft(
+        id=cells.id("handle", "url_handle"),
+        title=cells.take("title", "title"),
+        description=strip_html(body) if isinstance(body, str) else body,
+        brand=cells.take("brand", "vendor"),
+        category=cells.take("category", "product_category", "type"),
+        price=cells.take("price", "variant_price", "price"),
+        currency=cells.take("currency"),
+        availability=cells.take("availability"),
+        pictures=cells.pictures(*_SHOPIFY_IMAGES, *_VARIANT_IMAGES),
+        attributes=cells.rest(*_SHOPIFY_POSITIONS),
+    )
+
+
+def merge_rows(rows: Sequence[Mapping[str, Any]], mapping: Mapping[str, str]) -> dict[str, Any]:
+    """The cells of one product's rows in one: pictures in order of position, the first
+    value of what a product has once, and all distinct values of the rest.
+    """
+    merged: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        key = column_key(name)
+        filled = [row for row in rows if not is_empty(row.get(name))]
+        if key in _SHOPIFY_IMAGES:
+            merged[name] = list(_flat(row[name] for row in sorted(filled, key=_position)))
+        elif key in _VARIANT_IMAGES or name == mapping.get("image"):
+            merged[name] = list(_flat(row[name] for row in filled))
+        elif len(filled) < 2 or key in _ONE_A_PRODUCT or name in mapping.values():
+            merged[name] = filled[0][name] if filled else ""
+        else:
+            merged[name] = as_text(name, list(_flat(row[name] for row in filled)), ", ")
+    return merged
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        yield from value if isinstance(value, list) else [value]
+
+
+def _position(row: Mapping[str, Any]) -> float:
+    """The row's image position; those without a number come last, in the file's order."""
+    for name, value in row.items():
+        if column_key(name) in _SHOPIFY_POSITIONS:
+            try:
+                position = float(value)
+            except (TypeError, ValueError, OverflowError):
+                break
+            return position if math.isfinite(position) else math.inf
+    return math.inf
 
 
 def google(cells: Cells) -> Draft:

@@ -9,7 +9,8 @@ import unicodedata
 from decimal import Decimal
 from typing import Any
 
-from indexing.catalog.rejects import RowError
+from indexing.catalog.product import MAX_CURRENCY_LENGTH
+from indexing.catalog.rows import RowError
 
 # What programs write where there was no value; no merchant's id.
 _NO_ID = frozenset({"nan", "NaN", "<NA>", "None", "null", "NULL"})
@@ -30,8 +31,21 @@ _SYMBOLS = {
     "₽": "RUB",
     "₪": "ILS",
     "zł": "PLN",
+    "Rs": "INR",
+    "Rs.": "INR",
 }
-_UNIT = "[A-Z]{3}|" + "|".join(re.escape(s) for s in sorted(_SYMBOLS, key=len, reverse=True))
+# ISO 4217. Upper case, any three letters are taken for a code; lower case, these alone.
+_ISO_4217 = (
+    "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN "
+    "BZD CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL "
+    "GHS GIP GMD GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF "
+    "KPW KRW KWD KYD KZT LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN "
+    "MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD "
+    "SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH "
+    "UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG"
+)
+_CODES = frozenset(_ISO_4217.split())
+_UNIT = "[A-Za-z]{3}|" + "|".join(re.escape(s) for s in sorted(_SYMBOLS, key=len, reverse=True))
 _PRICE = re.compile(rf"({_UNIT})?\s*([0-9.,][0-9.,']*)\s*({_UNIT})?")
 _MAX_PRICE_LENGTH = 64
 _GROUPS = re.compile(r"(?<=[0-9])[\s'’](?=[0-9]{3}(?![0-9]))")
@@ -115,7 +129,7 @@ def as_attribute(field: str, value: Any) -> str:
 def as_price(value: Any) -> tuple[float | None, str]:
     """Amount and ISO currency ("" if unknown); an empty cell is (None, "").
 
-    Reads 12.99, "12.99 USD", "$12.99", "12,99 EUR" and "1,299.00 USD": of two kinds of
+    Reads 12.99, "12.99 usd", "$12.99", "12,99 EUR" and "1,299.00 USD": of two kinds of
     separator the last is the decimal one; a lone comma before exactly three digits
     separates thousands, a lone point never does. "$" alone is taken for US dollars.
     Raises RowError for anything else, and for what is negative or not finite.
@@ -147,10 +161,28 @@ def _price_text(value: str) -> tuple[float, str]:
             raise RowError("price", value, "the price is negative")
         match = _PRICE.fullmatch(_GROUPS.sub("'", text))
     amount = _amount(match[2]) if match else None
-    if match is None or amount is None or (match[1] and match[3]):
+    currency = _code(match[1] or match[3] or "") if match else ""
+    if match is None or amount is None or currency is None or (match[1] and match[3]):
         raise RowError("price", value, "not a price; write it like 12.99 or 12.99 USD")
-    unit = match[1] or match[3] or ""
-    return amount, _SYMBOLS.get(unit, unit)
+    return amount, currency
+
+
+def _code(unit: str) -> str | None:
+    """The code of a symbol or of a code in any case; None for words such as "pcs"."""
+    if unit in _SYMBOLS:
+        return _SYMBOLS[unit]
+    return unit if unit.isupper() or not unit else unit.upper() if unit.upper() in _CODES else None
+
+
+def as_currency(value: Any) -> str:
+    """A cell of its own for the currency: codes in upper case, symbols as codes.
+
+    Raises RowError for what is no text, or too long to be a currency.
+    """
+    text = as_text("currency", value)
+    if len(text) > MAX_CURRENCY_LENGTH:
+        raise RowError("currency", value, "not a currency; write its code, like USD")
+    return _code(text) or text
 
 
 def _amount(digits: str) -> float | None:

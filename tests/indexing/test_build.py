@@ -127,6 +127,7 @@ def test_each_vector_is_of_the_picture_and_product_it_says(
         "rejected": 0,
         "images": 16,
         "images_rejected": 0,
+        "fields_rejected": 0,
     }
     assert rejects(report) == []
     assert not (tmp_path / "index" / ".staging").exists()
@@ -192,6 +193,26 @@ def test_rejects_still_reach_whoever_asked_the_catalog_for_them(
         report = build_index(catalog, tiny_encoder, tmp_path / out)
         assert [item["row"] for item in rejects(report)] == [13]
     assert [item.row for item in asked] == [13, 13]
+
+
+def test_a_product_of_many_rows_is_rejected_by_its_first(
+    tmp_path: Path, rows: list[Row], tiny_encoder: Any
+) -> None:
+    text = (
+        "Handle,Variant Price,Image Src\na,1,0.png\n,,\nb,free,1.png\nb,,gone.png\nc,3,lost.png\n"
+    )
+    (tmp_path / "products.csv").write_text(text)
+    report = build(tmp_path / "products.csv", tiny_encoder, tmp_path / "index")
+    assert [(item["row"], item["id"], item["scope"]) for item in rejects(report)] == [
+        (2, None, "row"),
+        (3, "b", "field"),
+        (3, "b", "image"),
+        (5, "c", "image"),
+        (5, "c", "row"),
+    ]
+    counts = report.counts
+    assert (counts.products, counts.images_rejected, counts.fields_rejected) == (2, 2, 1)
+    assert open_index(tmp_path / "index").manifest.counts == counts
 
 
 def test_the_same_command_again_does_nothing(

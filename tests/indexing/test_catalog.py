@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from indexing.catalog import Catalog, Product, Reject, read_catalog
 from indexing.catalog.rows import Row, Table
+from indexing.errors import CatalogError
 
 ROWS = [
     {"id": "007", "title": "Hat, red", "price": "5.50", "color": "red", "image": "in/hat.jpg"},
@@ -91,7 +92,7 @@ def test_one_catalog_in_every_format(name: str, packed: bool, tmp_path: Path) ->
     path.write_bytes(gzip.compress(FORMATS[name]) if packed else FORMATS[name])
     catalog, products, rejects = read(path)
     assert (catalog.profile, rejects) == ("generic", [])
-    assert astuple(catalog.counts) == (2, 2, 0, 0, 0)
+    assert astuple(catalog.counts) == (2, 2, 0, 0, 0, 0)
     hat, other = products
     assert (hat.id, hat.title, hat.price) == ("007", "Hat, red", 5.5)
     assert hat.attributes == {"color": "red"}
@@ -101,7 +102,7 @@ def test_one_catalog_in_every_format(name: str, packed: bool, tmp_path: Path) ->
     assert other.attributes == {}
     # Read again: the same.
     assert list(catalog) == products
-    assert astuple(catalog.counts) == (2, 2, 0, 0, 0)
+    assert astuple(catalog.counts) == (2, 2, 0, 0, 0, 0)
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
@@ -129,7 +130,17 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
         (4, "hat/3.jpg", "a link that leads out of the images root", "image"),
         (5, "link", "a link to a folder is not followed", "row"),
     ]
-    assert astuple(catalog.counts) == (6, 4, 0, 2, 1)
+    assert astuple(catalog.counts) == (6, 4, 0, 2, 1, 0)
+
+
+def test_an_index_in_its_own_folder_of_pictures_is_passed_over(tmp_path: Path) -> None:
+    for name in ("hat/1.jpg", "hat/index/.shoplens.lock", "index/.shoplens.lock", "index/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "index" / "v000001").mkdir()
+    catalog, [hat], rejects = read(tmp_path)
+    assert (hat.id, rejects) == ("hat", [])
+    assert astuple(catalog.counts) == (1, 1, 0, 0, 0, 0)
 
 
 def test_a_folder_name_that_is_not_utf8(tmp_path: Path) -> None:
@@ -138,7 +149,7 @@ def test_a_folder_name_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "z.jpg").write_bytes(b"")
     _, products, [reject] = read(tmp_path)
     assert [product.id for product in products] == ["z"]
-    assert (reject.value, reject.reason) == ("caf\\udce9", "the name is not UTF-8; rename it")
+    assert (reject.value, reject.reason) == ("caf\\xe9", "the name is not UTF-8; rename it")
 
 
 def test_parquet_keeps_large_integers(tmp_path: Path) -> None:
@@ -158,8 +169,47 @@ def test_a_json_array_longer_than_one_reading(tmp_path: Path) -> None:
 
     (tmp_path / "a.json").write_text('[{"id": 1, "image": "a.jpg"}' + ", 1234567" * 20_000 + "]")
     catalog, _, rejects = read(tmp_path / "a.json")
-    assert astuple(catalog.counts) == (20_001, 1, 0, 20_000, 0)
+    assert astuple(catalog.counts) == (20_001, 1, 0, 20_000, 0, 0)
     assert {reject.value for reject in rejects} == {"1234567"}
+
+
+def content(name: str, rows: list[Any]) -> bytes:
+    if name == "a.xml":
+        return feed(rows).encode()
+    return json_lines(rows) if name == "a.jsonl" else json.dumps(rows).encode()
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_rows_that_cannot_be_read_do_not_hide_the_columns(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content(name, [1] * 150 + ROWS))
+    catalog, products, rejects = read(tmp_path / name)
+    assert [product.id for product in products] == ["007", "b"]
+    assert [reject.row for reject in rejects] == list(range(1, 151))
+    assert catalog.counts.rows == 152
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.xml"])
+def test_a_mapped_column_may_begin_late(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    bare = [{"id": n, "title": "Hat"} for n in range(100)]
+    path.write_bytes(content(name, [*bare, {"id": "late", "Image": "a.jpg"}]))
+    with pytest.raises(CatalogError) as caught:
+        read_catalog(path)
+    assert "of the first 100 rows that can be read; name it with --map" in str(caught.value)
+    catalog, [late], _ = read(path, mapping={"image": "image"})
+    assert (late.id, late.images[0].location) == ("late", "a.jpg")
+    assert astuple(catalog.counts) == (101, 1, 0, 100, 0, 0)
+    for last in ([], [{"id": "late"}]):  # all rows are seen, and none has it
+        path.write_bytes(content(name, [*bare, *last]))
+        with pytest.raises(CatalogError, match="has no such column"):
+            read_catalog(path, mapping={"image": "shot"})
+    # Not all rows are looked at: it is not said that there is no such column.
+    monkeypatch.setattr("indexing.catalog.opening.LOOKED_AT", 105)
+    path.write_bytes(content(name, [*bare, *bare[:10], {"id": "late", "Image": "a.jpg"}]))
+    _, [late], _ = read(path, mapping={"image": "Image"}, on_duplicate="first")
+    assert late.id == "late"
 
 
 cells = st.text(max_size=12) | st.sampled_from(
@@ -206,6 +256,7 @@ def test_counts_always_add_up(
     assert counts.products == len(products) == len({product.id for product in products})
     assert counts.rejected == sum(reject.scope == "row" for reject in rejects)
     assert counts.images_rejected == sum(reject.scope == "image" for reject in rejects)
+    assert counts.fields_rejected == sum(reject.scope == "field" for reject in rejects)
     for product in products:
         assert [image.role for image in product.images].count("main") == 1
 

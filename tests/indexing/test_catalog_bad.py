@@ -41,7 +41,7 @@ def parquet(rows: list[dict[str, Any]]) -> Callable[[Path], Path]:
 
 
 def read(path: Path, **options: Any) -> tuple[tuple[int, ...], list[str], list[Reject]]:
-    """Counts (rows, products, merged, rejected, images rejected), ids and rejects."""
+    """Counts (rows, products, merged, rejected, images and fields rejected), ids, rejects."""
     rejects: list[Reject] = []
     catalog = read_catalog(path, on_reject=rejects.append, **options)
     ids = [product.id for product in catalog]
@@ -50,6 +50,7 @@ def read(path: Path, **options: Any) -> tuple[tuple[int, ...], list[str], list[R
     assert counts.products == len(ids)
     assert counts.rejected == sum(reject.scope == "row" for reject in rejects)
     assert counts.images_rejected == sum(reject.scope == "image" for reject in rejects)
+    assert counts.fields_rejected == sum(reject.scope == "field" for reject in rejects)
     for reject in rejects:
         line = reject.to_json()
         line.encode()  # can be written as UTF-8
@@ -298,15 +299,16 @@ ROWS = {
     "negative price": (
         "a.csv",
         HEADER + "1,Hat,-5,a.jpg\n2,Hat,$-5.00,a.jpg\n3,Hat,−5,a.jpg\n" + GOOD,
-        ["good"],
-        [(n, str(n), "price", "the price is negative", "row") for n in (1, 2, 3)],
+        ["1", "2", "3", "good"],
+        [(n, str(n), "price", "the price is negative", "field") for n in (1, 2, 3)],
     ),
     "prices that are none": (
         "a.csv",
         HEADER + "".join(f'{n},H,"{p}",a.jpg\n' for n, p in enumerate(
-            ("NaN", "inf", "free", "1,2,3", "5-10", "1e3", "$5 USD", "9" * 400), 1)) + GOOD,
-        ["good"],
-        [(n, str(n), "price", "not a price; write it like", "row") for n in range(1, 9)],
+            ("NaN", "inf", "Free", "1,2,3", "10.00-20.00 USD", "1e3", "$5 USD", "9" * 400,
+             "from 4.99", "N/A", "12.99 pcs"), 1)) + GOOD,
+        [*map(str, range(1, 12)), "good"],
+        [(n, str(n), "price", "not a price; write it like", "field") for n in range(1, 12)],
     ),
     "../../etc/passwd": (
         "a.csv",
@@ -392,21 +394,64 @@ ROWS = {
     "titles and prices of other types": (
         "a.jsonl",
         "".join(line(title=t) for t in (True, {"en": "Hat"}, [["Hat"]], "\ud800"))
-        + "".join(line(price=p) for p in (True, [5], float("nan"), -0.01, 10**400))
+        + "".join(line(id=p, price=c) for p, c in zip(
+            "vwxyz", (True, [5], float("nan"), -0.01, 10**400), strict=True))
         + line(id="good", title=None, price=None, description=["a", None, "b"]),
-        ["good"],
+        [*"vwxyz", "good"],
         [(n, "a", "title", "title must be text", "row") for n in (1, 2, 3)]
         + [(4, "a", "title", "a lone surrogate", "row")]
-        + [(n, "a", "price", "must be a number", "row") for n in (5, 6)]
-        + [(n, "a", "price", "not a finite number", "row") for n in (7,)]
-        + [(8, "a", "price", "the price is negative", "row")]
-        + [(9, "a", "price", "not a finite number", "row")],
+        + [(n, "vw"[n - 5], "price", "must be a number", "field") for n in (5, 6)]
+        + [(7, "x", "price", "not a finite number", "field")]
+        + [(8, "y", "price", "the price is negative", "field")]
+        + [(9, "z", "price", "not a finite number", "field")],
     ),
     "a title of 200,000 characters": (
         "a.jsonl",
         line(title="x" * 200_000) + GOOD_LINE,
         ["good"],
         [(1, "a", "title", "at most 100000 characters", "row")],
+    ),
+    "currencies that are none": (
+        "a.jsonl",
+        line(id="x", currency="US Dollars") + line(id="y", currency={"code": "USD"})
+        + line(id="good", price="5 USD", currency="US Dollars"),
+        ["x", "y", "good"],
+        [(1, "x", "currency", "not a currency; write its code, like USD", "field"),
+         (2, "y", "currency", "currency must be text", "field")],
+    ),
+    "attributes of broken text": (
+        "a.jsonl",
+        line(id="x", **{"\ud800": "red", "size": "S"}) + line(id="good", colour="\ud800"),
+        ["x", "good"],
+        [(1, "x", "\\ud800", "the name of an attribute holds broken text", "field"),
+         (2, "good", "colour", "colour holds broken text", "field")],
+    ),
+    "a bad price of a row without pictures": (
+        "a.csv",
+        HEADER + "1,Hat,free,\n" + GOOD,
+        ["good"],
+        [(1, "1", "image", "the row names no picture", "row")],
+    ),
+    "a quote that a later inch mark closes": (
+        "a.csv",
+        HEADER + '1,"Best mug,5,a.jpg\n2,Cup,5,b.jpg\n3,Bowl,5,c.jpg\n'
+        + '4,Plate 19",5,d.jpg\n' + GOOD,
+        ["2", "3", "4", "good"],
+        [(1, None, "row", "a quote that is not closed; each line after it is a row", "row")],
+    ),
+    "a quote that an inch mark far below closes": (
+        "a.csv",
+        HEADER + '0,"Big, red","5",0.jpg\n1,"Best mug,5,a.jpg\n'
+        + "".join(f"n{n},Cup,5,b.jpg\n" for n in range(500)) + '4,Plate 19",5,d.jpg\n' + GOOD,
+        ["0", *(f"n{n}" for n in range(500)), "4", "good"],
+        [(2, None, "row", "a quote that is not closed", "row")],
+    ),
+    "texts of many lines with commas in them": (
+        "a.csv",
+        HEADER + '1,"Mug, red, large\nwarm, blue",5,a.jpg\n'
+        + '2,"Mug\nred,blue",5,b.jpg\n3,"Mug, a, b\nid, c, d\n\nid, e",5,c.jpg\n' + GOOD,
+        ["1", "2", "3", "good"],
+        [],
     ),
     "pictures of other types": (
         "a.jsonl",
@@ -473,8 +518,10 @@ def test_a_bad_row_costs_itself_alone(
     for (*place, reason, scope), (*wanted, part, wanted_scope) in zip(given, expected, strict=True):
         assert (place, scope) == (wanted, wanted_scope)
         assert part in reason
-    rejected = sum(scope == "row" for *_, scope in expected)
-    assert counts == (len(ids) + rejected, len(ids), 0, rejected, len(expected) - rejected)
+    scopes = [scope for *_, scope in expected]
+    rejected = scopes.count("row")
+    counted = (0, rejected, scopes.count("image"), scopes.count("field"))
+    assert counts == (len(ids) + rejected, len(ids), *counted)
 
 
 def test_damage_far_into_a_gzip_file_is_found_after_the_rows_before_it(tmp_path: Path) -> None:
@@ -505,7 +552,7 @@ def test_links_that_lead_out_or_back_are_refused(tmp_path: Path) -> None:
     names = ["inside", "outside", "absolute", "twice", "loop", "out/secret", "ring/a", "sibling"]
     rows = "".join(f"{name},,,{name}.jpg\n" for name in names)
     counts, ids, rejects = read(write(root, "a.csv", HEADER + rows))
-    assert counts == (8, 1, 0, 7, 0)
+    assert counts == (8, 1, 0, 7, 0, 0)
     assert ids == ["inside"]
     assert {reject.id: reject.reason for reject in rejects} == {
         "outside": "a link that leads out of the images root",
@@ -522,7 +569,7 @@ def test_links_that_lead_out_or_back_are_refused(tmp_path: Path) -> None:
 
 
 def test_duplicate_ids(tmp_path: Path) -> None:
-    rows = "x,first,1,a.jpg\ny,other,2,b.jpg\nx,bad,-1,c.jpg\nx,second,3,d.jpg\nx,last,4,e.jpg\n"
+    rows = "x,first,1,a.jpg\ny,other,2,b.jpg\nx,bad,-1,/c.jpg\nx,second,3,d.jpg\nx,last,4,e.jpg\n"
     path = write(tmp_path, "a.csv", HEADER + rows)
     with pytest.raises(DuplicateIdError) as caught:
         list(read_catalog(path))
@@ -531,11 +578,11 @@ def test_duplicate_ids(tmp_path: Path) -> None:
 
     for keep, titles, kept in (("first", ["first", "other"], 1), ("last", ["other", "last"], 5)):
         counts, _, rejects = read(path, on_duplicate=keep)
-        assert counts == (5, 2, 0, 3, 0)
+        assert counts == (5, 2, 0, 3, 0, 0)
         assert [product.title for product in read_catalog(path, on_duplicate=keep)] == titles  # type: ignore[arg-type]
         lost = {reject.row: reject.reason for reject in rejects}
         assert sorted(lost) == sorted({1, 3, 4, 5} - {kept})
-        assert lost.pop(3) == "the price is negative"
+        assert lost.pop(3).startswith("an absolute path")
         assert set(lost.values()) == {f"duplicate id; row {kept} is kept"}
 
 

@@ -69,7 +69,7 @@ def test_google_tsv(tmp_path: Path) -> None:
         ("https://x/1.jpg", "main"),
         *((f"https://x/{n}.jpg", "additional") for n in (2, 3, 4)),
     ]
-    assert all(image.is_url for image in hat.images)
+    assert all(image.path is None for image in hat.images)
     assert (cap.price, cap.currency, cap.availability) == (12.99, "EUR", "out of stock")
     assert (cap.category, cap.attributes) == ("173", {"custom label 0": "x"})
 
@@ -78,7 +78,7 @@ def test_urls_are_refused_unless_allowed(tmp_path: Path) -> None:
     (tmp_path / "feed.tsv").write_text("\n".join(GOOGLE_TSV))
     catalog, products, rejects = read(tmp_path / "feed.tsv")
     assert products == []
-    assert astuple(catalog.counts) == (2, 0, 0, 2, 0)
+    assert astuple(catalog.counts) == (2, 0, 0, 2, 0, 0)
     assert "URLs are not fetched unless --allow-urls" in rejects[0].reason
 
 
@@ -128,7 +128,7 @@ def test_shopify_old_columns(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text(SHOPIFY_OLD)
     catalog, [hat, cap], [reject] = read(tmp_path / "products.csv")
     assert catalog.profile == "shopify"
-    assert astuple(catalog.counts) == (5, 2, 2, 1, 0)
+    assert astuple(catalog.counts) == (5, 2, 2, 1, 0, 0)
     assert (hat.id, hat.title, hat.description, hat.brand) == ("hat", "Hat", "Warm & dry", "Acme")
     assert (hat.category, hat.price) == ("Hats", 10.0)
     assert [image.location for image in hat.images] == ["a.jpg", "b.jpg", "c.jpg", "v.jpg"]
@@ -145,7 +145,7 @@ def test_shopify_new_columns(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text(SHOPIFY_NEW)
     catalog, [hat, cap], _ = read(tmp_path / "products.csv")
     assert catalog.profile == "shopify"
-    assert astuple(catalog.counts) == (3, 2, 1, 0, 0)
+    assert astuple(catalog.counts) == (3, 2, 1, 0, 0, 0)
     assert (hat.id, hat.description, hat.price) == ("hat", "Warm", 10.0)
     assert pictures(hat) == [("a.jpg", "main"), ("b.jpg", "additional")]
     assert hat.attributes["SKU"] == "H-S, H-M"
@@ -160,7 +160,7 @@ def test_a_shopify_handle_that_comes_back_is_a_duplicate(tmp_path: Path) -> None
         catalog, products, rejects = read(tmp_path / "products.csv", on_duplicate=keep)
         assert sorted(product.title for product in products) == sorted(["B", title])
         assert all(len(product.images) == 2 for product in products if product.id == "a")
-        assert astuple(catalog.counts) == (7, 2, 2, 3, 0)
+        assert astuple(catalog.counts) == (7, 2, 2, 3, 0, 0)
         assert [reject.row for reject in rejects if reject.id is None] == [3, 4]
         assert {reject.field for reject in rejects} == {"id"}
 
@@ -368,11 +368,43 @@ def test_mapping_in_a_named_profile(tmp_path: Path) -> None:
     (tmp_path / "products.csv").write_text(SHOPIFY_NEW)
     mapping = {"brand": "Type", "price": "SKU"}
     _, _, rejects = read(tmp_path / "products.csv", profile="shopify", mapping=mapping)
-    assert [(r.id, r.field, r.value) for r in rejects] == [
-        ("hat", "price", "H-S"),
-        ("cap", "price", "C"),
+    assert [(r.id, r.field, r.value, r.scope) for r in rejects] == [
+        ("hat", "price", "H-S", "field"),
+        ("cap", "price", "C", "field"),
     ]
     _, [hat, _], _ = read(
         tmp_path / "products.csv", profile="shopify", mapping={"brand": "Type", "title": "SKU"}
     )
     assert (hat.brand, hat.title) == ("Hats", "H-S")
+
+
+def test_mapping_leaves_the_profile_recognised(tmp_path: Path) -> None:
+    (tmp_path / "products.csv").write_text(SHOPIFY_OLD)
+    mapping = {"title": "Image Alt Text", "brand": "Type"}
+    catalog, [hat, cap], _ = read(tmp_path / "products.csv", mapping=mapping)
+    assert catalog.profile == "shopify"
+    assert (hat.title, hat.brand, hat.price, len(hat.images)) == ("", "Caps", 10.0, 4)
+    assert (cap.id, cap.attributes["Title"]) == ("cap", "Cap")
+    # What the profile needs and does not find, the mapping gives.
+    (tmp_path / "products.csv").write_text("URL handle,Title,Shot\nhat,Hat,a.jpg\nhat,,b.jpg\n")
+    catalog, [hat], _ = read(tmp_path / "products.csv", mapping={"image": "Shot"})
+    assert catalog.profile == "shopify"
+    assert [image.location for image in hat.images] == ["a.jpg", "b.jpg"]
+
+
+def test_rows_are_those_where_products_begin(tmp_path: Path) -> None:
+    rows = (
+        "Handle,Title,Image Src\na,A,1.jpg\n,broken,\nb,B,2.jpg\nb,,3.jpg\nb,,/4.jpg\nc,C,5.jpg\n"
+    )
+    (tmp_path / "products.csv").write_text(rows)
+    asked: list[Reject] = []
+    rejects: list[Reject] = []
+    catalog = read_catalog(tmp_path / "products.csv", on_reject=asked.append)
+    found = [(row, product.id) for row, product in catalog.read(rejects.append)]
+    assert found == [(1, "a"), (3, "b"), (6, "c")]
+    assert [(reject.row, reject.scope) for reject in rejects] == [(2, "row"), (3, "image")]
+    assert asked == rejects
+    assert astuple(catalog.counts) == (6, 3, 2, 1, 1, 0)
+    # Without it, only the one that the catalog was opened with.
+    assert [product.id for product in catalog] == ["a", "b", "c"]
+    assert (len(asked), len(rejects)) == (4, 2)

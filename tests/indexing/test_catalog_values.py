@@ -10,8 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexing.catalog.drafts import column_key, pictures_of
-from indexing.catalog.rejects import Reject, RowError, printable
-from indexing.catalog.values import as_attribute, as_id, as_price, as_text, strip_html
+from indexing.catalog.rows import RowError
+from indexing.catalog.values import (
+    as_attribute,
+    as_currency,
+    as_id,
+    as_price,
+    as_text,
+    strip_html,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +45,11 @@ from indexing.catalog.values import as_attribute, as_id, as_price, as_text, stri
         ("1\u00a0299,50", (1299.5, "")),
         ("1'299.50 CHF", (1299.5, "CHF")),
         ("1 234 567", (1234567.0, "")),
+        ("12.99 usd", (12.99, "USD")),
+        ("Eur 12,99", (12.99, "EUR")),
+        ("Rs. 1,299", (1299.0, "INR")),
+        ("Rs.1,299.50", (1299.5, "INR")),
+        ("5 XTS", (5.0, "XTS")),
         (".99", (0.99, "")),
         ("$.99", (0.99, "USD")),
         ("", (None, "")),
@@ -52,6 +64,7 @@ def test_a_price(cell: Any, price: tuple[float | None, str]) -> None:
 @pytest.mark.parametrize(
     "cell",
     [
+        *("12.99 Pcs", "10 per", "from 4.99", "N/A", "10.00-20.00 USD"),
         *("free", "12.99 pcs", "1,2,3", "12.34.56", "1,29,900", "12 99", "12.99.", "USD", "$"),
         *("-5", "1e5", "5 - 10", "1_000", "१२", float("inf"), -1, True, {"a": 5}, ["5"]),
         *(Decimal("NaN"), 10**400),
@@ -181,9 +194,16 @@ def test_column_names_in_one_spelling() -> None:
     assert column_key("productID") == "product_id"
 
 
-@given(st.text() | st.integers() | st.lists(st.text()))
-def test_what_a_reject_shows_is_safe_on_a_terminal(value: Any) -> None:
-    shown = printable(value)
-    assert len(shown) <= 200
-    assert shown.isprintable()
-    assert Reject(1, None, "title", shown, "why").to_json().isprintable()
+@pytest.mark.parametrize(
+    ("cell", "currency"),
+    [("USD", "USD"), (" usd ", "USD"), ("€", "EUR"), ("Rs.", "INR"), ("pts", "pts"), (None, "")],
+)
+def test_a_currency(cell: Any, currency: str) -> None:
+    assert as_currency(cell) == currency
+
+
+@pytest.mark.parametrize("cell", ["US Dollars", "x" * 9, {"code": "USD"}, True, "\ud800"])
+def test_no_currency(cell: Any) -> None:
+    with pytest.raises(RowError) as caught:
+        as_currency(cell)
+    assert caught.value.field == "currency"

@@ -85,6 +85,15 @@ def test_nothing_rejected_is_not_mentioned(catalog: Path, tmp_path: Path) -> Non
     assert "rejects.jsonl" not in result.stdout
 
 
+def test_fields_that_were_left_empty_are_mentioned(catalog: Path, tmp_path: Path) -> None:
+    catalog.write_text("id,price,image\nA,from 5,red.png\nB,N/A,blue.png\n")
+    lines = run("index", catalog, "--out", tmp_path / "shop").stdout.splitlines()
+    assert lines[1] == "  rows:     2 = 2 products + 0 rejected"
+    assert lines[3] == "  fields:   2 rejected and left empty, their products kept"
+    assert lines[5].startswith("    row 1, id A: price 'from 5': not a price")
+    assert run("info", tmp_path / "shop").stdout.splitlines()[3] == lines[3]
+
+
 def test_ctrl_c_says_how_to_go_on_and_keeps_the_work(
     catalog: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

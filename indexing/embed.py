@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from indexing.catalog.product import ProductImage
 from indexing.durable import write_atomically
 from indexing.errors import ImageError
 from indexing.images import decoding, read_bytes
@@ -57,14 +58,6 @@ _SHARD_DAMAGE = (
     zlib.error,
 )
 _OPEN_SHARDS = 8  # shards kept in memory while vectors are gathered
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Where a picture is: a file, or the URL `location` where `path` is None."""
-
-    location: str
-    path: Path | None
 
 
 @dataclass
@@ -150,7 +143,7 @@ class VectorCache:
 
 
 def embed_pictures(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ProductImage],
     total: int,
     encoder: Encoder,
     cache: VectorCache,
@@ -238,7 +231,7 @@ def _embed_shard(
 
 
 def _load_ahead(
-    pictures: Iterable[Picture],
+    pictures: Iterable[ProductImage],
     encoder: Encoder,
     cache: VectorCache,
     pool: ThreadPoolExecutor,
@@ -254,7 +247,7 @@ def _load_ahead(
         yield queue.popleft().result()
 
 
-def _load(picture: Picture, encoder: Encoder, cache: VectorCache) -> _Loaded:
+def _load(picture: ProductImage, encoder: Encoder, cache: VectorCache) -> _Loaded:
     try:
         data = _read(picture)
     except ImageError as error:
@@ -277,7 +270,7 @@ def _preprocessed(picture: Image, encoder: Encoder) -> torch.Tensor:
         raise ImageError(f"{size}, which the encoder cannot prepare: {reason(error)}") from error
 
 
-def _read(picture: Picture) -> bytes:
+def _read(picture: ProductImage) -> bytes:
     if picture.path is not None:
         return read_bytes(picture.path)
     from indexing.fetch import fetch_image  # most catalogs need no network code

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from indexing.catalog import Catalog, Reject
 from indexing.catalog.product import ProductImage
-from indexing.embed import Picture
 from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA, product_batch
 
 ROWS = 4096  # rows that are in memory at once
@@ -32,12 +31,13 @@ class Spool:
     product_rows: NDArray[np.int64]  # for each product the catalog's row where it begins
     images: pa.Table  # IMAGE_SCHEMA without sha256; `product` is a row of `products`
 
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[ProductImage]:
         """The pictures, in the order of `images`."""
-        for batch in self.images.select(["location", "path"]).to_batches(max_chunksize=ROWS):
+        images = self.images.select(["location", "path", "role"])
+        for batch in images.to_batches(max_chunksize=ROWS):
             columns = (column.to_pylist() for column in batch.columns)
-            for location, path in zip(*columns, strict=True):
-                yield Picture(location, None if path is None else Path(path))
+            for location, path, role in zip(*columns, strict=True):
+                yield ProductImage(location=location, path=path, role=role)
 
     def product_batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """The products, some at a time, with the number of the first of them."""

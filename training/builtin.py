@@ -93,9 +93,11 @@ def make_builtin(
     features = LockedImages(start, sample, run / "features").features
     start_projection(last_projection(start.model.visual), features)
     run_clip(start, [products], run, CONFIG)
-    best: ClipEncoder = load_folder(run)
+    # The last epoch, not the best: the schedule has come to rest there, and a thousand
+    # validation titles cannot tell the epochs before it apart.
+    last: ClipEncoder = load_folder(run / "last")
     card = out / "README.md"
-    best.save(out, card=card.read_text(encoding="utf-8") if card.exists() else "", half=True)
+    last.save(out, card=card.read_text(encoding="utf-8") if card.exists() else "", half=True)
 
 
 if __name__ == "__main__":

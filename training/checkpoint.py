@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
@@ -37,18 +37,22 @@ class Run:
         """Writes `out` as a model folder, with a card that says how it came about."""
         self.encoder.save(self.out, card=_card(history, self.config))
 
-    def save(self, history: list[dict[str, Any]]) -> None:
-        """Writes `out`/last/run.pt: tensors and plain values only, replaced in one step."""
+    def save(self, history: list[Epoch]) -> None:
+        """Writes `out`/last: the model of the last epoch, and run.pt to go on from.
+
+        run.pt holds tensors and plain values only, and is replaced in one step.
+        """
         state = {
             "model": self.encoder.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "history": history,
+            "history": [asdict(epoch) for epoch in history],
             "config": self.config.model_dump_json(),
             "identity": self.identity,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._file, lambda path: torch.save(state, path))
+        self.encoder.save(self._file.parent, card=_card(history, self.config))
 
     def load(self) -> list[dict[str, Any]]:
         """Takes up a stopped run; the epochs that it has behind it, none where there is none.
@@ -91,7 +95,7 @@ def _card(history: list[Epoch], config: TrainConfig) -> str:
     settings = json.dumps(config.model_dump(), indent=2)
     return f"""# A CLIP model fine-tuned by shoplens
 
-Title -> picture recall on held-out titles of the training catalog (these chose the epoch):
+Title -> picture recall on held-out titles of the training catalog (their mean chose the epoch):
 
 | epoch | loss | R@1 | R@5 | R@10 |
 |---|---|---|---|---|

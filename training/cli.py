@@ -52,8 +52,9 @@ def clip(
 ) -> None:
     """Fine-tune a CLIP model on pictures and titles.
 
-    The best epoch by title -> picture Recall@10 on held-out titles is written to OUT, which
-    is a model name for `index`, `search` and `train` from then on.
+    The best epoch by title -> picture Recall@1/5/10 on held-out titles is written to OUT,
+    which is a model name for `index`, `search` and `train` from then on; the last epoch to
+    OUT/last.
 
     Example: shoplens train clip catalog.csv --out my-model --epochs 5
     """

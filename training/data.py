@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.catalog.product import Product
-from indexing.embed import Picture
+from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
 from training.split import normalise_title, position
 
@@ -22,7 +21,7 @@ class Pairs:
     shop calls the same are never taken for negatives.
     """
 
-    pictures: list[Picture]
+    pictures: list[ProductImage]
     titles: list[str]
     keys: NDArray[np.int64]
 
@@ -44,7 +43,7 @@ def read_pairs(catalogs: Iterable[Iterable[Product]]) -> Pairs:
     Raises:
         TrainingError: No product has both.
     """
-    pictures: list[Picture] = []
+    pictures: list[ProductImage] = []
     titles: list[str] = []
     keys: list[int] = []
     numbers: dict[str, int] = {}
@@ -55,7 +54,7 @@ def read_pairs(catalogs: Iterable[Iterable[Product]]) -> Pairs:
                 continue
             key = numbers.setdefault(normal, len(numbers))
             for image in product.images:
-                pictures.append(Picture(image.location, image.path))
+                pictures.append(image)
                 titles.append(product.title)
                 keys.append(key)
     if not titles:

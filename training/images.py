@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from indexing.embed import Picture, Progress, VectorCache, embed_pictures
+from indexing.catalog.product import ProductImage
+from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import ImageError, TrainingError
 from indexing.images import decode_image, read_bytes
 from indexing.models.clip import ClipEncoder
@@ -55,7 +56,7 @@ class LockedImages:
     def __init__(
         self,
         encoder: ClipEncoder,
-        pictures: Sequence[Picture],
+        pictures: Sequence[ProductImage],
         folder: Path,
         progress: Progress | None = None,
     ) -> None:
@@ -141,7 +142,7 @@ class OpenImages:
     """
 
     def __init__(
-        self, encoder: ClipEncoder, pictures: Sequence[Picture], *, augment: int | None
+        self, encoder: ClipEncoder, pictures: Sequence[ProductImage], *, augment: int | None
     ) -> None:
         self._encoder = encoder
         self._before = copy.deepcopy(encoder.model.visual).eval().requires_grad_(False)
@@ -210,6 +211,6 @@ def random_crop(picture: Image.Image, size: int, rng: np.random.Generator) -> Im
     return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cropped
 
 
-def _report(failures: dict[int, str], pictures: Sequence[Picture]) -> None:
+def _report(failures: dict[int, str], pictures: Sequence[ProductImage]) -> None:
     for number, reason in failures.items():
         logger.warning("left out of training: %s: %s", pictures[number].location, reason)

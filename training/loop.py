@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class Epoch:
     recall_10: float
     logit_scale: float
 
+    @property
+    def recall(self) -> float:
+        """Mean of the three, by which epochs are compared: one alone is noisier."""
+        return (self.recall_1 + self.recall_5 + self.recall_10) / 3
+
 
 def train_clip(
     encoder: ClipEncoder,
@@ -53,9 +58,9 @@ def train_clip(
 ) -> list[Epoch]:
     """Fine-tunes the towers of `encoder` with multi-positive InfoNCE.
 
-    `out` gets the best epoch by validation Recall@10 as a model folder, and under `last/`
-    what is needed to go on after a stop: started again with the same settings and data, the
-    run continues at the next epoch with the same losses.
+    `out` gets the best epoch by mean validation Recall@1/5/10 as a model folder, and `last/`
+    the last epoch with what is needed to go on after a stop: started again with the same
+    settings and data, the run continues at the next epoch with the same losses.
 
     Raises:
         TrainingError: A loss is not finite; the catalog is smaller than a batch; or `out`
@@ -128,9 +133,9 @@ def train_clip(
         scale = float(model.logit_scale.detach().exp())
         epoch = Epoch(number, float(np.mean(losses)), recall[1], recall[5], recall[10], scale)
         history.append(epoch)
-        if epoch.recall_10 >= max(past.recall_10 for past in history):
+        if epoch.recall >= max(past.recall for past in history):
             run.save_best(history)
-        run.save([asdict(past) for past in history])
+        run.save(history)
         on_epoch(epoch)
     return history
 

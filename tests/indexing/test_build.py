@@ -330,11 +330,123 @@ def test_no_usable_product_is_an_error_that_names_the_rejects(
         (3, "image"),
         (3, "row"),
     ]
+    assert sorted(path.name for path in out.iterdir()) == [".shoplens.lock", "rejects.jsonl"]
+    with pytest.raises(IndexFolderError, match=r"no product could be used: see .*rejects\.jsonl"):
+        open_index(out)
     # Mended, it works, and the list of the failure is gone.
     write_picture(tmp_path / "empty.png", 1)
     report = build(tmp_path / "catalog.csv", tiny_encoder, out)
     assert (report.counts.products, report.counts.rejected) == (1, 2)
     assert not (out / "rejects.jsonl").exists()
+
+
+def test_pictures_out_of_reach_leave_the_old_index(
+    tmp_path: Path, rows: list[Row], catalog: Path, tiny_encoder: Any
+) -> None:
+    out = tmp_path / "index"
+    build(catalog, tiny_encoder, out)
+    before = content(out)
+    write_picture(tmp_path / "11.png", 99)
+    away = [tmp_path / name for row in rows[1:7] for name in row[2].split("|")]
+    for path in away:
+        path.rename(path.with_suffix(".away"))
+    tiny_encoder.encoded = 0
+    for _ in range(2):
+        with pytest.raises(IndexFolderError) as caught:
+            build(catalog, tiny_encoder, out)
+        assert str(caught.value) == (
+            f"8 of 16 pictures of {out} can no longer be read, first {tmp_path / '1.png'}: cannot "
+            "be read: No such file or directory; mount or restore them, or drop them with "
+            "--accept-missing; the index is unchanged"
+        )
+        assert content(out).items() > before.items()
+    assert tiny_encoder.encoded == 1  # the new 11.png, once
+    for path in away:
+        path.with_suffix(".away").rename(path)
+    report = build(catalog, tiny_encoder, out)
+    assert (tiny_encoder.encoded, report.counts.images) == (1, 16)
+
+
+def test_missing_pictures_may_be_accepted(
+    tmp_path: Path, rows: list[Row], catalog: Path, tiny_encoder: Any
+) -> None:
+    out = tmp_path / "index"
+    build(catalog, tiny_encoder, out)
+    for number in range(1, 12):
+        (tmp_path / f"{number}.png").unlink()
+    report = build(catalog, tiny_encoder, out, accept_missing=True)
+    assert report.counts.images_rejected == 11
+    assert open_index(out).images.location == ["0.png", "0b.png", "3b.png", "6b.png", "9b.png"]
+    assert build(catalog, tiny_encoder, out).up_to_date  # what the index has lost is gone
+
+
+def test_an_index_whose_pictures_are_all_out_of_reach_says_so(
+    tmp_path: Path, catalog: Path, tiny_encoder: Any
+) -> None:
+    out = tmp_path / "index"
+    build(catalog, tiny_encoder, out)
+    before = content(out)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(IndexFolderError, match="16 of 16 pictures"):
+        build(catalog, tiny_encoder, out)
+    assert content(out) == before
+
+
+@pytest.mark.parametrize(("missing", "refused"), [(2, False), (3, True)])
+def test_one_in_twenty_pictures_may_go_missing(
+    tmp_path: Path, tiny_encoder: Any, missing: int, refused: bool
+) -> None:
+    for number in range(40):
+        write_picture(tmp_path / f"{number}.png", number)
+    catalog = write_catalog(tmp_path, [(str(n), "", f"{n}.png") for n in range(40)])
+    build(catalog, tiny_encoder, tmp_path / "index")
+    for number in range(missing):
+        (tmp_path / f"{number}.png").unlink()
+    if refused:
+        with pytest.raises(IndexFolderError, match="3 of 40 pictures"):
+            build(catalog, tiny_encoder, tmp_path / "index")
+    else:
+        report = build(catalog, tiny_encoder, tmp_path / "index")
+        assert report.counts.products == 40 - missing
+
+
+def test_other_losses_than_missing_pictures_are_taken_as_meant(
+    tmp_path: Path, rows: list[Row], catalog: Path, tiny_encoder: Any, other_encoder: Any
+) -> None:
+    out = tmp_path / "index"
+    build(catalog, tiny_encoder, out)
+    for name in ("0.png", "0b.png", "1.png"):
+        (tmp_path / name).write_bytes(b"<html>moved</html>")  # can be read, to no avail
+    for name in ("2.png", "3.png", "3b.png"):
+        (tmp_path / name).unlink()  # and the catalog no longer names them
+    rows = [("SKU/new", "never seen", "nowhere.png"), *rows[:2], *rows[4:]]
+    report = build(write_catalog(tmp_path, rows), tiny_encoder, out)
+    assert report.counts.products == 8
+    (tmp_path / "4.png").unlink()
+    (tmp_path / "5.png").unlink()
+    # Of another encoder, the old vectors are of no use.
+    assert build(catalog, other_encoder, out).counts.products == 6
+
+
+def test_an_error_in_the_catalog_leaves_no_trace_but_work_that_counts(
+    tmp_path: Path, rows: list[Row], tiny_encoder: Any
+) -> None:
+    out = tmp_path / "index"
+    twice = write_catalog(tmp_path, [*rows, rows[0]])
+    for _ in range(2):
+        with pytest.raises(DuplicateIdError):
+            build(twice, tiny_encoder, out)
+        assert not out.exists()
+    catalog = write_catalog(tmp_path, rows)
+    with pytest.raises(Stopped):
+        build(catalog, StopsAtBatch(tiny_encoder, 4), out)
+    with pytest.raises(DuplicateIdError):
+        build(write_catalog(tmp_path, [*rows, rows[0]]), tiny_encoder, out)
+    assert [path.name for path in (out / ".staging").iterdir()] == [tiny_encoder.fingerprint[:16]]
+    tiny_encoder.encoded = 0
+    build(write_catalog(tmp_path, rows), tiny_encoder, out)
+    assert tiny_encoder.encoded == 10  # all but the first shard
 
 
 def test_an_error_in_the_catalog_leaves_the_old_index(
@@ -419,7 +531,9 @@ def test_a_build_that_died_at_any_write_goes_on_to_the_same_bytes(
         try:
             assert open_index(out).index.ntotal == 16  # dead after the commit
         except IndexFolderError as error:
-            assert "run the same `shoplens index` command" in str(error)  # noqa: PT017
+            # Dead before a shard was whole, it leaves nothing.
+            begun = "run the same `shoplens index` command" if number else "does not exist"
+            assert begun in str(error)  # noqa: PT017
         build(catalog, tiny_encoder, out)
         assert content(out) == content(tmp_path / "whole")
 

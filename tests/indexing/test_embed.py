@@ -9,34 +9,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from indexing.embed import Embedded, Picture, VectorCache, embed_pictures
+from indexing import images
+from indexing.catalog.product import ProductImage
+from indexing.embed import Embedded, VectorCache, embed_pictures
 
 
-def write_pictures(folder: Path, count: int, seed: int = 0) -> list[Picture]:
+def write_pictures(folder: Path, count: int, seed: int = 0) -> list[ProductImage]:
     """`count` different pictures, as files."""
     rng = np.random.default_rng(seed)
     pictures = []
     for number in range(count):
         path = folder / f"{number:03d}.png"
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-        pictures.append(Picture(path.name, path))
+        pictures.append(ProductImage(location=path.name, path=path))
     return pictures
 
 
-def key_of(picture: Picture) -> bytes:
+def key_of(picture: ProductImage) -> bytes:
     assert picture.path is not None
     return hashlib.sha256(picture.path.read_bytes()).digest()
 
 
-def direct(encoder: Any, picture: Picture) -> list[float]:
+def direct(encoder: Any, picture: ProductImage) -> list[float]:
     vectors = encoder.embed_images([Image.open(str(picture.path)).convert("RGB")])
     return list(vectors[0].tolist())
 
 
 def embed(
-    pictures: list[Picture], encoder: Any, folder: Path, **sizes: int
+    pictures: list[ProductImage], encoder: Any, folder: Path, **sizes: int
 ) -> tuple[Embedded, VectorCache]:
     cache = VectorCache(folder, encoder.dim)
     sizes = {"batch_size": 3, "shard_size": 7, **sizes}
@@ -86,6 +88,7 @@ def test_broken_pictures_fail_alone_and_shift_nothing(tmp_path: Path, tiny_encod
     assert "0 bytes" in result.failures[0]
     assert "HTML" in result.failures[5]
     assert "012.png: cannot be read: No such file" in result.failures[12]
+    assert result.unread == [12]
     assert (result.encoded, result.reused) == (15, 0)
     for number, picture in enumerate(pictures):
         key = result.keys[number]
@@ -100,7 +103,17 @@ def test_the_same_bytes_are_encoded_once(tmp_path: Path, tiny_encoder: Any) -> N
     first, second, third = write_pictures(tmp_path, 3)
     copy = tmp_path / "copy.png"
     copy.write_bytes(first.path.read_bytes() if first.path else b"")
-    pictures = [first, Picture("copy", copy), second, first, third, first, second, first, first]
+    pictures = [
+        first,
+        ProductImage(location="copy", path=copy),
+        second,
+        first,
+        third,
+        first,
+        second,
+        first,
+        first,
+    ]
     result, _ = embed(pictures, tiny_encoder, tmp_path / "shards", batch_size=2, shard_size=4)
     assert tiny_encoder.encoded == 3
     assert (result.encoded, result.reused) == (3, 6)
@@ -212,6 +225,38 @@ def test_a_picture_that_cannot_be_resized_is_a_failure(tmp_path: Path) -> None:
     assert [key is None for key in result.keys] == [False, True, False]
 
 
+def test_a_picture_that_the_memory_cannot_hold_is_a_failure(
+    tmp_path: Path, tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = write_pictures(tmp_path, 3)
+    Image.new("RGB", (200, 4)).save(tmp_path / "001.png")
+    load = PngImagePlugin.PngImageFile.load
+
+    def short(self: PngImagePlugin.PngImageFile) -> object:
+        if self.width == 200:
+            raise MemoryError
+        return load(self)
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", short)
+    result, _ = embed(pictures, tiny_encoder, tmp_path / "shards")
+    assert list(result.failures) == [1]
+    assert "too little memory" in result.failures[1]
+    assert (result.encoded, result.unread) == (2, [])
+
+
+def test_pictures_count_until_they_are_preprocessed(tmp_path: Path) -> None:
+    class Watching(RecordingEncoder):
+        def preprocess(self, picture: Image.Image) -> torch.Tensor:
+            in_work.append(images.MAX_PIXELS - images._BUDGET._left)
+            return super().preprocess(picture)
+
+    in_work: list[int] = []
+    embed(write_pictures(tmp_path, 5), Watching(), tmp_path / "shards")
+    assert len(in_work) == 5
+    assert all(pixels in range(64, 6 * 64, 64) for pixels in in_work)  # pictures of 8 x 8
+    assert images._BUDGET._left == images.MAX_PIXELS
+
+
 def test_progress_counts_every_picture(tmp_path: Path, tiny_encoder: Any) -> None:
     pictures = write_pictures(tmp_path, 8)
     (tmp_path / "003.png").write_bytes(b"broken")
@@ -229,7 +274,7 @@ def test_few_pictures_are_loaded_ahead(tmp_path: Path) -> None:
     encoded_when_asked: list[int] = []
     encoder = RecordingEncoder()
 
-    def source() -> Iterator[Picture]:
+    def source() -> Iterator[ProductImage]:
         nonlocal asked
         for picture in pictures:
             asked += 1

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
+import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -17,13 +20,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, PngImagePlugin, features
 
+from indexing import images
 from indexing.errors import ImageError, QueryError
 from indexing.images import (
     DRAFT_MARGIN,
     MAX_BYTES,
     MAX_PIXELS,
+    PixelBudget,
     crop_fraction,
     decode_image,
+    decoding,
     read_bytes,
     read_image,
 )
@@ -232,6 +238,43 @@ def test_greys_and_transparency(data: bytes, expected: list[int]) -> None:
     assert pixels.tolist() == [[[value] * 3 for value in expected]]
 
 
+@pytest.mark.parametrize(("kind", "mode"), [("<u2", "I;16"), (">u2", "I;16B")])
+def test_every_16_bit_grey_is_rounded_to_the_nearest(kind: str, mode: str) -> None:
+    values = np.arange(65536).reshape(256, 256)
+    stored = Image.fromarray(values.astype(kind))
+    assert stored.mode == mode
+    pixels = array(decode_image(saved(stored, "TIFF")))
+    assert np.array_equal(pixels[:, :, 1], np.rint(values / 65535 * 255))
+
+
+def deep(mode: str) -> Image.Image:
+    noise = np.random.default_rng(3).random((40, 60))
+    values = {"I;16": noise * 65535, "I": noise * 3e9, "F": noise * 250}[mode]
+    kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    return Image.fromarray(np.minimum(values, 2**31 - 1).astype(kinds[mode]))
+
+
+@pytest.mark.parametrize("tile", [1, 7, 60, 601])
+def test_pictures_converted_in_parts_are_those_converted_at_once(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    glassy = natural(60, 40)
+    glassy.putalpha(natural(60, 40, seed=1).convert("L"))
+    palette = natural(60, 40).quantize(16)
+    sources = [
+        *(saved(deep(mode), "TIFF") for mode in ("I;16", "I", "F")),
+        saved(glassy, "PNG"),
+        saved(glassy.convert("LA"), "PNG"),
+        saved(palette, "PNG", transparency=bytes(range(0, 256, 16))),
+        saved(palette, "GIF", transparency=3),
+    ]
+    whole = [array(decode_image(data)) for data in sources]
+    assert all(pixels.std() > 10 for pixels in whole)
+    monkeypatch.setattr(images, "_TILE", tile)
+    for data, expected in zip(sources, whole, strict=True):
+        assert np.array_equal(array(decode_image(data)), expected)
+
+
 def test_palette_with_alpha() -> None:
     data = saved(palette_with_alpha(), "PNG", transparency=bytes([255, 0, 128]))
     assert array(decode_image(data)).tolist() == [[[255, 0, 0], [255, 255, 255], [127, 127, 255]]]
@@ -384,7 +427,7 @@ def bmp_header(width: int, height: int) -> bytes:
         (b"\xff\x0a\xfa\x1f\x01", "it looks like a JPEG XL picture"),
         (
             png(20_000, 20_000, 8, 2, b"\0" * 60_000),
-            "20000 x 20000 pixels, the limit is 80,000,000 in all",
+            "20000 x 20000 pixels, the limit is 64,000,000 in all",
         ),
         (bmp_header(30_000, 30_000), "30000 x 30000 pixels, the limit is"),
         (bmp_header(2**31 - 1, 2**31 - 1), "2147483647 x 2147483647 pixels, the limit is"),
@@ -433,6 +476,45 @@ def test_the_pixel_limit_is_checked_before_decoding(monkeypatch: pytest.MonkeyPa
 def test_large_pictures_are_refused_without_a_warning() -> None:
     with pytest.raises(ImageError, match="10000 x 10000 pixels, the limit is"):
         decode_image(png(10_000, 10_000, 8, 0, bytes(10_000)))
+
+
+# Decodes within as many bytes a pixel as its argument says, or raises ImageError.
+FRUGAL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from indexing.images import decode_image
+data = Path(sys.argv[1]).read_bytes()
+size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = size + int(float(sys.argv[2]) * 16_000_000)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+decode_image(data)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("kind", ["16-bit", "float", "RGBA", "RGB", "turned"])
+def test_large_pictures_take_little_memory(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "large"
+    side = 4000
+    if kind == "16-bit":
+        Image.new("I;16", (side, side), 999).save(path, "PNG")
+    elif kind == "float":
+        Image.new("F", (side, side), 0.5).save(path, "TIFF", compression="tiff_lzw")
+    elif kind == "RGBA":
+        Image.new("RGBA", (side, side), (9, 9, 9, 9)).save(path, "PNG")
+    else:
+        tags = exif(6) if kind == "turned" else None
+        Image.new("RGB", (side, side), RED).save(path, "PNG", exif=tags)
+    limit = {"16-bit": 9, "float": 12, "RGBA": 11, "RGB": 6, "turned": 10}[kind]
+    decoded = subprocess.run(
+        [sys.executable, "-c", FRUGAL, path, str(limit)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert decoded.returncode == 0, decoded.stderr
 
 
 def test_the_byte_limit() -> None:
@@ -486,6 +568,72 @@ def test_damage_never_escapes_as_another_error() -> None:
         except ImageError:
             outcomes.add("refused")
     assert outcomes == {"RGB", "refused"}
+
+
+def test_a_tag_of_the_wrong_type_is_damage() -> None:
+    """Pillow takes the text for a number: TypeError."""
+    data = bytearray(saved(Image.new("1", (5, 4)), "TIFF"))
+    offsets = data.index(struct.pack("<HHI", 0x0111, 4, 1))  # StripOffsets, one LONG
+    data[offsets + 2] = 2  # ASCII
+    with pytest.raises(ImageError, match="TIFF data that cannot be decoded"):
+        decode_image(bytes(data))
+
+
+def test_too_little_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(ImageError, match="too little memory to decode it: save a smaller"):
+        decode_image(saved(quarters(), "PNG"))
+    assert images._BUDGET._left == MAX_PIXELS
+
+
+def test_a_budget_lets_in_what_fits_and_holds_up_the_rest() -> None:
+    budget = PixelBudget(10)
+    waiting, entered = threading.Event(), threading.Event()
+    wait = budget._freed.wait
+
+    def noted(timeout: float | None = None) -> bool:
+        waiting.set()
+        return wait(timeout)
+
+    budget._freed.wait = noted  # type: ignore[method-assign]
+
+    def enter() -> None:
+        with budget.take(5):
+            entered.set()
+
+    other = threading.Thread(target=enter)
+    with budget.take(4), budget.take(2):
+        other.start()
+        assert waiting.wait(60)
+        assert not entered.is_set()
+    other.join(60)
+    assert entered.is_set()
+    assert budget._left == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "pixels"),
+    [
+        ("PNG", {}, 640 * 480),
+        ("JPEG", {}, 160 * 120),  # decoded at a quarter
+        ("JPEG", {"progressive": True}, 640 * 480),  # of which a quarter is made
+    ],
+)
+def test_a_picture_counts_until_its_block_ends(
+    kind: str, options: dict[str, Any], pixels: int
+) -> None:
+    data = saved(natural(640, 480), kind, **options)
+    with decoding(data, at_least=50) as picture:
+        assert picture.size == ((640, 480) if kind == "PNG" else (160, 120))
+        assert images._BUDGET._left == MAX_PIXELS - pixels
+    assert images._BUDGET._left == MAX_PIXELS
+    decode_image(data)
+    with pytest.raises(ImageError):
+        decode_image(data[:-5000])
+    assert images._BUDGET._left == MAX_PIXELS
 
 
 def natural(width: int, height: int, seed: int = 0) -> Image.Image:

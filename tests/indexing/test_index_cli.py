@@ -94,7 +94,7 @@ def test_fields_that_were_left_empty_are_mentioned(catalog: Path, tmp_path: Path
     assert run("info", tmp_path / "shop").stdout.splitlines()[3] == lines[3]
 
 
-def test_ctrl_c_says_how_to_go_on_and_keeps_the_work(
+def test_ctrl_c_says_how_to_go_on(
     catalog: Path, tmp_path: Path, encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(pixels: object) -> None:
@@ -105,7 +105,7 @@ def test_ctrl_c_says_how_to_go_on_and_keeps_the_work(
         result = run("index", catalog, "--out", tmp_path / "shop")
     assert result.exit_code == 130
     assert result.stderr.splitlines()[-1] == "stopped; run the same command to go on"
-    assert (tmp_path / "shop" / ".staging").is_dir()
+    assert not (tmp_path / "shop").exists()  # not even a shard was finished
     assert run("index", catalog, "--out", tmp_path / "shop").exit_code == 0
 
 
@@ -140,6 +140,17 @@ def test_options_reach_the_catalog(catalog: Path, tmp_path: Path) -> None:
     assert isinstance(run(*arguments, "--on-duplicate", "maybe").exception, CatalogError)
     assert isinstance(run(*arguments, "--profile", "odd").exception, CatalogError)
     assert run(*arguments, "--batch-size", 0).exit_code == 2
+
+
+def test_missing_pictures_must_be_accepted(catalog: Path, tmp_path: Path) -> None:
+    arguments = ("index", catalog, "--out", tmp_path / "shop")
+    run(*arguments)
+    (tmp_path / "blue.png").unlink()
+    refused = run(*arguments)
+    assert isinstance(refused.exception, IndexFolderError)
+    assert "1 of 2 pictures" in str(refused.exception)
+    assert run("index", "--accept-missing", *arguments[1:]).exception is None
+    assert open_index(tmp_path / "shop").products.ids == ["A"]
 
 
 def test_plain_progress_gives_rate_and_time_left(

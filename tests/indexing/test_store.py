@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -17,11 +18,19 @@ from indexing.catalog import read_catalog
 from indexing.catalog.product import Product, ProductImage
 from indexing.durable import write_atomically
 from indexing.errors import (
+    CatalogError,
     IndexCorruptError,
     IndexFolderError,
     IndexMismatchError,
 )
-from indexing.store import FILES, OpenIndex, locked_folder, open_index, read_manifest
+from indexing.store import (
+    FILES,
+    OpenIndex,
+    locked_folder,
+    open_index,
+    parse_manifest,
+    read_manifest,
+)
 from indexing.table import PRODUCT_SCHEMA, Products, product_batch
 
 COLOURS = {"P-1": "red", "P-2": "lime", "P-3": "blue"}
@@ -112,22 +121,19 @@ def test_a_missing_or_cut_file_is_refused_and_named(folder: Path, name: str) -> 
 
 
 def test_every_flipped_byte_of_the_manifest_is_refused(folder: Path) -> None:
-    path = folder / "manifest.json"
-    whole = path.read_bytes()
+    whole = (folder / "manifest.json").read_bytes()
+    assert parse_manifest(whole, folder) == read_manifest(folder)
     for place in range(len(whole)):
-        for flip in (1, 0x2A, 0xFF):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-            with pytest.raises((IndexCorruptError, IndexMismatchError)):
-                read_manifest(folder)
+        flipped = whole[place] ^ (1, 0x2A, 0xFF)[place % 3]
+        with pytest.raises((IndexCorruptError, IndexMismatchError)):
+            parse_manifest(whole[:place] + bytes([flipped]) + whole[place + 1 :], folder)
 
 
 def test_every_cut_of_the_manifest_is_refused_and_named(folder: Path) -> None:
-    path = folder / "manifest.json"
-    whole = path.read_bytes()
+    whole = (folder / "manifest.json").read_bytes()
     for length in range(len(whole)):
-        path.write_bytes(whole[:length])
         with pytest.raises(IndexCorruptError, match=r"manifest\.json is damaged"):
-            read_manifest(folder)
+            parse_manifest(whole[:length], folder)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +209,8 @@ def test_what_is_no_index_is_refused_with_the_reason(tmp_path: Path) -> None:
         open_index(tmp_path / "file")
     with pytest.raises(IndexFolderError, match=r"is not an index \(it has no manifest"):
         open_index(tmp_path)
-    with locked_folder(tmp_path / "begun"):
-        pass
+    with locked_folder(tmp_path / "begun") as staging:
+        (staging / "shard").touch()
     with pytest.raises(IndexFolderError, match="unfinished build: run the same"):
         open_index(tmp_path / "begun")
 
@@ -240,6 +246,71 @@ def test_an_index_replaced_while_it_is_opened_opens_anew(
     index = open_index(folder)
     assert index.manifest.generation == "v000002"
     assert index.products.fields(1)["title"] == "a pear"
+
+
+def test_an_index_replaced_after_it_was_checked_opens_anew(
+    folder: Path, catalog: Path, tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = store._check_file
+
+    def replaced_afterwards(path: Path, record: store.FileRecord) -> None:
+        check(path, record)
+        if path.name == FILES[-1]:
+            monkeypatch.setattr(store, "_check_file", check)
+            catalog.write_text(catalog.read_text().replace("a lime thing", "a pear"))
+            build_index(read_catalog(catalog), tiny_encoder, folder)
+
+    monkeypatch.setattr(store, "_check_file", replaced_afterwards)
+    index = open_index(folder)
+    assert index.manifest.generation == "v000002"
+    assert index.products.fields(1)["title"] == "a pear"
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {"rejects.jsonl"}))
+def test_a_file_that_is_lost_after_the_check_is_corruption(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_check_file", lambda path, record: None)
+    (folder / "v000001" / name).unlink()
+    with pytest.raises(IndexCorruptError, match=r"v000001 misses a file .*shoplens index"):
+        open_index(folder)
+
+
+def fail_in(out: Path) -> None:
+    with locked_folder(out) as staging:
+        (staging / "encoder").mkdir(exist_ok=True)
+        raise CatalogError
+
+
+def test_a_builder_that_stages_nothing_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    new, empty, begun = tmp_path / "new", tmp_path / "empty", tmp_path / "begun"
+    empty.mkdir()
+    with locked_folder(begun) as staging:
+        (staging / "shard").touch()
+    index = sorted(path.name for path in folder.iterdir())
+    for out in (new, empty, begun, folder):
+        with pytest.raises(CatalogError):
+            fail_in(out)
+    assert not new.exists()
+    assert list(empty.iterdir()) == []
+    assert (begun / ".staging" / "shard").exists()
+    assert sorted(path.name for path in folder.iterdir()) == index
+
+
+def test_a_lock_that_was_removed_by_its_holder_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder tidies up between our opening the file and our locking it."""
+    out = tmp_path / "index"
+    flock = fcntl.flock
+
+    def too_late(descriptor: int, operation: int) -> None:
+        (out / ".shoplens.lock").unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", too_late)
+    with pytest.raises(IndexFolderError, match="being built by another"), locked_folder(out):
+        pass
 
 
 def test_one_builder_at_a_time(folder: Path, catalog: Path, tiny_encoder: Any) -> None:

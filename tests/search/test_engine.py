@@ -19,7 +19,7 @@ from PIL import Image
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import ImageError, QueryError, WhereError
 from indexing.images import decode_image
-from indexing.store import Counts, EncoderRecord, IndexRecord, Manifest, OpenIndex
+from indexing.store import EncoderRecord, IndexCounts, IndexRecord, Manifest, OpenIndex
 from indexing.table import Images, Products, product_batch
 from indexing.vectors import ExactIndex
 from search.engine import MAX_K, Hit, SearchEngine
@@ -48,11 +48,10 @@ def opened(products: list[Product], vectors: NDArray[np.float32]) -> OpenIndex:
         generation="v000001",
         encoder=EncoderRecord(name="tiny", fingerprint="f" * 64, dim=vectors.shape[1]),
         index=IndexRecord(),
-        counts=Counts(
+        counts=IndexCounts(
             rows=len(products), products=len(products), merged=0, rejected=0, images=count,
             images_rejected=0,
         ),
-        images_root=None,
         files={},
     )  # fmt: skip
     images = Images(

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 
 from indexing.catalog import read_catalog
-from indexing.embed import Picture
+from indexing.catalog.product import ProductImage
 from indexing.errors import TrainingError
 from indexing.images import decode_image
 from indexing.models import load_encoder
@@ -64,7 +64,7 @@ def pairs(tmp_path: Path) -> Pairs:
         for shade in range(3):
             path = folder / f"{colour}{shade}.png"
             Image.new("RGB", (32 + shade, 32), colour).save(path)
-            pictures.append(Picture(path.name, path))
+            pictures.append(ProductImage(location=path.name, path=path))
             titles.append(colour)
             keys.append(key)
     return Pairs(pictures, titles, np.array(keys))

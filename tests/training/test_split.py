@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.embed import Picture
+from indexing.catalog.product import ProductImage
 from indexing.errors import TrainingError
 from training.data import Pairs, read_pairs, split_pairs
 from training.split import normalise_title, position
@@ -43,7 +43,7 @@ def test_positions_are_spread_evenly_and_the_seed_moves_them() -> None:
 
 def pairs(titles: list[str]) -> Pairs:
     _, keys = np.unique([normalise_title(t) for t in titles], return_inverse=True)
-    return Pairs([Picture(f"{i}.jpg", None) for i in range(len(titles))], titles, keys)
+    return Pairs([ProductImage(location=f"{i}.jpg") for i in range(len(titles))], titles, keys)
 
 
 def test_no_title_is_on_both_sides_and_every_pair_is_on_one() -> None:

@@ -35,9 +35,11 @@ def test_it_reads_a_catalog_as_index_does_and_writes_a_model(catalog: Path) -> N
     columns = ["--map", "id=number", "--map", "title=name", "--map", "image=photo"]
     result = CliRunner().invoke(
         app,
-        [str(catalog), "--out", str(out), "--images-root", str(catalog.parent / "photos")]
-        + ["--epochs", "1", "--batch-size", "4", "--lock-image", "--validation-share", "0.3"]
-        + columns,
+        [
+            *(str(catalog), "--out", str(out), "--images-root", str(catalog.parent / "photos")),
+            *("--epochs", "1", "--batch-size", "4", "--lock-image", "--validation-share", "0.3"),
+            *columns,
+        ],
     )
     assert result.exit_code == 0, result.output
     assert "1 rows and 0 pictures were left out" in result.output

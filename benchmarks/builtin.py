@@ -15,6 +15,7 @@ from benchmarks.statistics import cluster_bootstrap
 from indexing.catalog import read_catalog
 from indexing.catalog.product import ProductImage
 from indexing.images import decode_image, read_bytes
+from indexing.malloc import keep_freed_memory
 from indexing.models import Encoder, load_encoder
 from indexing.models.clip import ClipEncoder
 from training.builtin import TEST_SEED, is_test_title
@@ -67,10 +68,10 @@ def grocery_photos(encoder: Encoder, data: Path) -> Ranks:
 def embed(encoder: Encoder, images: list[ProductImage]) -> NDArray[np.float32]:
     """Unit vectors of pictures, float32 [n, d]."""
     parts = []
-    for start in range(0, len(images), 64):
+    for start in range(0, len(images), 16):
         pictures = [
             decode_image(read_bytes(image.path), at_least=encoder.image_size)
-            for image in images[start : start + 64]
+            for image in images[start : start + 16]
             if image.path is not None
         ]
         parts.append(encoder.embed_images(pictures))
@@ -87,6 +88,7 @@ def measure(
     ] = "",
 ) -> None:
     """Measure a model on held-out fashion titles and grocery photos, with 95% intervals."""
+    keep_freed_memory()
     table = Table("what", "queries", "R@1", "R@5", "R@10")
 
     def add(name: str, ranks: NDArray[np.float64], clusters: NDArray[np.int64]) -> None:

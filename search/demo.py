@@ -18,7 +18,7 @@ from search.engine import Hit, SearchEngine
 from search.sheet import stack_sheets
 
 PHOTOS = 2
-TEXTS = ("red shoe", "blue dress", "yellow bag")
+TEXTS = ("green shoe", "yellow mug", "red clock")
 
 
 @dataclass(frozen=True)

@@ -347,3 +347,16 @@ def test_a_weights_file_behind_an_architecture_is_open_clips_own_model(tmp_path:
     encoder.save(tmp_path / "folder", card="")
     again = load_encoder(str(tmp_path / "folder"), device="cpu")
     np.testing.assert_array_equal(again.embed_texts(["shoes"]), encoder.embed_texts(["shoes"]))
+
+
+def test_builtin_reads_and_sees_what_it_was_trained_on() -> None:
+    """Golden ids and vectors: a changed tokenizer, resize or activation shows here."""
+    encoder = load_encoder("builtin", device="cpu")
+    assert isinstance(encoder, ClipEncoder)
+    ids = encoder.tokenizer(["Red T-Shirt, crème"])
+    assert ids.tolist() == [[27625, 491, 59, 14, 1870, 13, 11736, 19406, 27626] + [0] * 55]
+    words = encoder.embed_texts(["red mug"])[0]
+    assert words[:6] == pytest.approx([-0.1625, -0.1686, -0.0793, 0.0241, 0.0581, 0.0467], abs=1e-3)
+    shade = Image.linear_gradient("L").convert("RGB").resize((300, 200))
+    seen = encoder.embed_images([shade])[0]
+    assert seen[:6] == pytest.approx([-0.1372, 0.1191, 0.0402, -0.1932, 0.1612, 0.2633], abs=1e-3)

@@ -146,6 +146,12 @@ def main() -> None:
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
         sys.exit(2)
+    except OSError as error:
+        if _debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        typer.secho(f"error: {where}{error.strerror or error}", fg="red", err=True)
+        sys.exit(2)
     except Exception as error:
         if _debug:
             raise

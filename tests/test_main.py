@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(sys, "argv", ["shoplens", "--debug", "info", str(tmp_path / "missing")])
     with pytest.raises(shoplens.ShoplensError):
         shoplens.main()
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(monkeypatch, "demo", "--out", str(tmp_path / "file" / "below")) == 2
+    assert re.fullmatch(r"error: .*file.*: Not a directory\n", capsys.readouterr().err)
 
 
 def test_an_unforeseen_error_is_one_line_too(

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
+
+# No test waits on time: a slow machine must not turn an example into a failure.
+settings.register_profile("shoplens", deadline=None)
+settings.load_profile("shoplens")
 
 
 class TinyEncoder:

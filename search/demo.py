@@ -18,7 +18,7 @@ from search.engine import Hit, SearchEngine
 from search.sheet import stack_sheets
 
 PHOTOS = 2
-TEXTS = ("green shoe", "yellow mug", "red clock")
+TEXTS = ("green shoe", "yellow mug", "yellow dress")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import indexing.cli
 import search.cli
 import training.cli
 from indexing.errors import ShoplensError
+from indexing.messages import reason
 
 if TYPE_CHECKING:
     from indexing.build import BuildReport, build_index
@@ -155,8 +156,7 @@ def main() -> None:
     except Exception as error:
         if _debug:
             raise
-        reason = " ".join(str(error).split()) or "no reason given"
-        typer.secho(f"error: {type(error).__name__}: {reason}", fg="red", err=True)
+        typer.secho(f"error: {type(error).__name__}: {reason(error)}", fg="red", err=True)
         typer.echo("(unexpected: `shoplens --debug ...` shows where)", err=True)
         sys.exit(1)
 

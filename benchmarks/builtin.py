@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.statistics import cluster_bootstrap
 from indexing.catalog import read_catalog
 from indexing.catalog.product import ProductImage
-from indexing.images import decode_image, read_bytes
+from indexing.images import read_image
 from indexing.malloc import keep_freed_memory
 from indexing.models import Encoder, load_encoder
 from indexing.models.clip import ClipEncoder
@@ -70,7 +70,7 @@ def embed(encoder: Encoder, images: list[ProductImage]) -> NDArray[np.float32]:
     parts = []
     for start in range(0, len(images), 16):
         pictures = [
-            decode_image(read_bytes(image.path), at_least=encoder.image_size)
+            read_image(image.path, at_least=encoder.image_size)
             for image in images[start : start + 16]
             if image.path is not None
         ]

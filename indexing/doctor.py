@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
+from indexing.messages import reason
+
 State = Literal["ok", "missing", "broken", "optional"]
 
 LIBRARIES = (
@@ -52,7 +54,7 @@ def examine() -> list[Finding]:
         try:
             findings += check()
         except Exception as error:  # noqa: BLE001 - a report on broken installs must not break
-            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            detail = f"{type(error).__name__}: {reason(error)}"
             findings.append(
                 Finding(what, "broken", detail, "reinstall: pip install 'shoplens[cpu]'")
             )

@@ -21,7 +21,7 @@ from torch.nn import functional
 from indexing.catalog.product import ProductImage
 from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import ImageError, TrainingError
-from indexing.images import decode_image, read_bytes
+from indexing.images import read_image
 from indexing.models.clip import ClipEncoder
 
 Rows = NDArray[np.int64]
@@ -188,7 +188,7 @@ class OpenImages:
             return None
         size = self._encoder.image_size
         try:
-            decoded = decode_image(read_bytes(picture.path), at_least=size)
+            decoded = read_image(picture.path, at_least=size)
         except ImageError as error:
             logger.warning("left out of training: %s: %s", picture.location, error)
             return None

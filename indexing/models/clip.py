@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
+from indexing.durable import write_atomically
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
@@ -130,14 +131,17 @@ class ClipEncoder:
             else value.detach().cpu()
             for key, value in self.model.state_dict().items()
         }
-        partial = folder / "model.safetensors.partial"
-        save_file({key: value.contiguous().clone() for key, value in state.items()}, partial)
-        partial.chmod(0o644)  # written for its owner alone; other users load models, too
         if self.tokenizer_file is not None and self.tokenizer_file.parent != folder:
             (folder / "tokenizer.json").write_bytes(self.tokenizer_file.read_bytes())
         (folder / "config.json").write_text(json.dumps(self.config, indent=2, default=list) + "\n")
         (folder / "README.md").write_text(card)
-        partial.replace(folder / "model.safetensors")
+        weights = {key: value.contiguous().clone() for key, value in state.items()}
+
+        def write(path: Path) -> None:
+            save_file(weights, path)
+            path.chmod(0o644)  # written for its owner alone; other users load models, too
+
+        write_atomically(folder / "model.safetensors", write)
 
 
 def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -> ClipEncoder:

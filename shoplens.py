@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import benchmarks.cli
 import indexing.cli
 import search.cli
 import training.cli
@@ -99,6 +100,16 @@ train = typer.Typer(
     """,
 )
 
+bench = typer.Typer(
+    no_args_is_help=True,
+    help="""Measure retrieval, indices and speed.
+
+    Example:
+
+        shoplens bench recall shop-index --catalog catalog.csv --views
+    """,
+)
+
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
 app.command()(indexing.cli.index)
@@ -106,6 +117,9 @@ app.command()(indexing.cli.info)
 app.command()(search.cli.search)
 app.add_typer(train, name="train")
 train.command()(training.cli.clip)
+app.add_typer(bench, name="bench")
+bench.command()(benchmarks.cli.recall)
+bench.command()(benchmarks.cli.score)
 
 _debug = False
 

@@ -1,11 +1,18 @@
-"""Intervals for means over queries that come in groups."""
+"""Intervals and tests for figures over queries that come in groups."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+RESAMPLES = 1000
+_DRAWN_AT_ONCE = 1 << 22  # numbers; bounds the memory of a bootstrap over many clusters
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -20,12 +27,16 @@ class Interval:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
+@dataclass(frozen=True)
+class Summary:
+    """A measure over queries (micro), and over clusters with equal weight (macro)."""
+
+    micro: Interval
+    macro: Interval
+
+
 def cluster_bootstrap(
-    values: NDArray[np.float64],
-    clusters: NDArray[np.int64],
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
+    values: Floats, clusters: Ints, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Mean of `values` with a 95% percentile interval from resampling whole clusters.
 
@@ -35,12 +46,61 @@ def cluster_bootstrap(
         values: float64 [n], one a query.
         clusters: int64 [n], which product (or title) a query belongs to.
     """
+    return summaries(values[:, np.newaxis], clusters, resamples=resamples, seed=seed)[0].micro
+
+
+def summaries(
+    values: Floats, clusters: Ints, *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Summary]:
+    """Micro and macro means of several measures over the same queries, with 95% intervals.
+
+    All columns share the draws, so figures of one table move together and the differences
+    of two columns have the interval that the column of the differences has.
+
+    Args:
+        values: float64 [n, m], a row for each query and a column for each measure.
+        clusters: int64 [n].
+    """
     _, cluster = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(cluster, weights=values)
     counts = np.bincount(cluster).astype(np.float64)
+    sums = np.stack([np.bincount(cluster, weights=column) for column in values.T], axis=1)
+    means = sums / counts[:, np.newaxis]
+    micro, macro = [], []
     rng = np.random.default_rng(seed)
-    # How often each cluster is drawn, in place of an index of each draw.
-    drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=resamples)
-    means = (drawn @ sums) / (drawn @ counts)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    number = len(counts)
+    chances = np.full(number, 1 / number)
+    step = max(1, _DRAWN_AT_ONCE // number)
+    for first in range(0, resamples, step):
+        # How often each cluster is drawn, in place of an index of each draw.
+        drawn = rng.multinomial(number, chances, size=min(step, resamples - first)).astype(float)
+        micro.append((drawn @ sums) / (drawn @ counts)[:, np.newaxis])
+        macro.append((drawn @ means) / number)
+    over_queries = _intervals(values.mean(axis=0), np.concatenate(micro))
+    over_clusters = _intervals(means.mean(axis=0), np.concatenate(macro))
+    return [Summary(*both) for both in zip(over_queries, over_clusters, strict=True)]
+
+
+def _intervals(means: Floats, resampled: Floats) -> list[Interval]:
+    lows, highs = np.quantile(resampled, [0.025, 0.975], axis=0)
+    return [
+        Interval(float(mean), float(low), float(high))
+        for mean, low, high in zip(means, lows, highs, strict=True)
+    ]
+
+
+def mcnemar(wins: int, losses: int) -> float:
+    """The exact two-sided p-value of McNemar's test (McNemar 1947): could a fair coin have
+    split the queries that only one of two systems answers like this?
+
+    Args:
+        wins: Queries that only the first system answers right.
+        losses: Queries that only the second one does.
+    """
+    n, least = wins + losses, min(wins, losses)
+    if not n:
+        return 1.0
+    logs = [
+        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
+        for i in range(least + 1)
+    ]
+    return min(1.0, 2 * math.fsum(math.exp(value) for value in logs))

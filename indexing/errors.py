@@ -12,6 +12,7 @@
     ├── QueryError              a query that cannot be answered
     │   └── WhereError          a filter expression that cannot be parsed or applied
     ├── TrainingError           a training run that cannot start or go on
+    ├── BenchmarkError          a benchmark that cannot be built or run
     └── MissingDependencyError  an optional library that is not installed
 
 Each message is one line that names the bad value and the way out; the command
@@ -67,6 +68,10 @@ class WhereError(QueryError):
 
 class TrainingError(ShoplensError):
     """A training run that cannot start or go on."""
+
+
+class BenchmarkError(ShoplensError):
+    """A benchmark that cannot be built or run."""
 
 
 class MissingDependencyError(ShoplensError):

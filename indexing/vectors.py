@@ -45,6 +45,17 @@ class VectorIndex(Protocol):
         """
 
 
+def inner_products(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> Scores:
+    """Inner products of the rows of [m, d] and [m, d] or [1, d], summed in float64.
+
+    Each depends on its two rows alone, not on how many others are asked for, so equal
+    vectors have equal scores. Returns float32 [m].
+    """
+    # A sum over the last axis takes the same steps for every row.
+    products: Scores = (queries.astype(np.float64) * vectors).sum(axis=1).astype(np.float32)
+    return products
+
+
 class ExactIndex:
     """Compares a query with every vector: exact with any filter, and truth for the rest.
 
@@ -152,9 +163,8 @@ class ExactIndex:
         scores = np.empty(rows.shape, np.float32)
         for query, query_rows, row_scores in zip(queries, rows, scores, strict=True):
             for start in range(0, k, _CHUNK):
-                chunk = self.vectors[query_rows[start : start + _CHUNK]].astype(np.float64)
-                # A sum over the last axis does not depend on how many rows there are.
-                row_scores[start : start + _CHUNK] = (chunk * query.astype(np.float64)).sum(axis=1)
+                chunk = self.vectors[query_rows[start : start + _CHUNK]]
+                row_scores[start : start + _CHUNK] = inner_products(query[np.newaxis], chunk)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 

@@ -22,6 +22,8 @@ class SheetCell:
     picture: Image.Image | None
     title: str
     note: str
+    frame: str | None = None  # colour of a thick frame that marks it
+    instead: str = "no picture"  # what the tile says without a picture
 
 
 def contact_sheet(
@@ -34,23 +36,27 @@ def contact_sheet(
     columns = max(1, columns)
     width = _GAP + max(3, min(columns, len(answers))) * (_TILE + _GAP)
     head = _head(query, caption, width)
-    cell_height = _TILE + (_TITLE_LINES + 1) * _LINE + 8
-    rows = -(-len(answers) // columns)
-    height = head.height + _GAP + (rows * (cell_height + _GAP) if answers else _LINE + _GAP)
-    sheet = Image.new("RGB", (width, height), "white")
-    sheet.paste(head, (0, 0))
-    if not answers:
-        _write(sheet, (_GAP, head.height + _GAP), "no answers", 16, _SOFT)
-    for index, answer in enumerate(answers):
-        x = _GAP + index % columns * (_TILE + _GAP)
-        y = head.height + _GAP + index // columns * (cell_height + _GAP)
-        _draw_tile(sheet, answer.picture, (x, y))
-        y += _TILE + 8
-        for line in _wrapped(answer.title, 15, _TILE, _TITLE_LINES):
-            _write(sheet, (x, y), line, 15, _INK)
+    if answers:
+        return stack_sheets([head, cell_grid(answers, columns)])
+    nothing = Image.new("RGB", (width, _GAP + _LINE + _GAP), "white")
+    _write(nothing, (_GAP, _GAP), "no answers", 16, _SOFT)
+    return stack_sheets([head, nothing])
+
+
+def cell_grid(cells: Sequence[SheetCell], columns: int, tile: int = _TILE) -> Image.Image:
+    """Cells in rows on white, with tiles of `tile` x `tile` pixels, as an RGB picture."""
+    rows, step = -(-len(cells) // columns), tile + 8 + (_TITLE_LINES + 1) * _LINE + _GAP
+    width = _GAP + min(columns, len(cells)) * (tile + _GAP)
+    grid = Image.new("RGB", (width, _GAP + rows * step), "white")
+    for index, cell in enumerate(cells):
+        x, y = _GAP + index % columns * (tile + _GAP), _GAP + index // columns * step
+        _draw_tile(grid, cell, (x, y), tile)
+        y += tile + 8
+        for line in _wrapped(cell.title, 15, tile, _TITLE_LINES):
+            _write(grid, (x, y), line, 15, _INK)
             y += _LINE
-        _write(sheet, (x, y), _cut(_printable(answer.note), 14, _TILE), 14, _SOFT)
-    return sheet
+        _write(grid, (x, y), _cut(_printable(cell.note), 14, tile), 14, _SOFT)
+    return grid
 
 
 def stack_sheets(sheets: Sequence[Image.Image]) -> Image.Image:
@@ -75,7 +81,7 @@ def _head(query: Image.Image | None, caption: str, width: int) -> Image.Image:
     head = Image.new("RGB", (width, height), _PALE)
     ImageDraw.Draw(head).line((0, height - 1, width, height - 1), _RULE)
     if query is not None:
-        _draw_tile(head, query, (_GAP, _GAP))
+        _draw_tile(head, SheetCell(query, "", ""), (_GAP, _GAP), _TILE)
     y = (height - text_height) // 2
     _write(head, (left, y), "QUERY", 13, _SOFT)
     for number, line in enumerate(lines):
@@ -83,20 +89,25 @@ def _head(query: Image.Image | None, caption: str, width: int) -> Image.Image:
     return head
 
 
-def _draw_tile(sheet: Image.Image, picture: Image.Image | None, corner: tuple[int, int]) -> None:
-    """A framed square with the whole picture in its middle, or a note that there is none."""
-    x, y = corner
-    frame = (x - 1, y - 1, x + _TILE, y + _TILE)
+def _draw_tile(sheet: Image.Image, cell: SheetCell, corner: tuple[int, int], tile: int) -> None:
+    """A framed square with the whole picture in its middle, or with words in its place."""
+    (x, y), picture = corner, cell.picture
     draw = ImageDraw.Draw(sheet)
-    draw.rectangle(frame, fill=_PALE if picture is None else "white", outline=_RULE)
+    if cell.frame is not None:
+        draw.rectangle((x - 6, y - 6, x + tile + 5, y + tile + 5), outline=cell.frame, width=5)
+    fill = _PALE if picture is None else "white"
+    draw.rectangle((x - 1, y - 1, x + tile, y + tile), fill=fill, outline=_RULE)
     if picture is None:
         font = ImageFont.load_default(16)
-        draw.text((x + _TILE / 2, y + _TILE / 2), "no picture", _SOFT, font, anchor="mm")
+        lines = _wrapped(cell.instead, 16, tile - _GAP, tile // _LINE - 1)
+        for number, line in enumerate(lines):
+            middle = y + tile / 2 + (number - (len(lines) - 1) / 2) * _LINE
+            draw.text((x + tile / 2, middle), line, _SOFT, font, anchor="mm")
         return
-    scale = _TILE / max(picture.size)
+    scale = tile / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
     small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-    sheet.paste(small, (x + (_TILE - size[0]) // 2, y + (_TILE - size[1]) // 2))
+    sheet.paste(small, (x + (tile - size[0]) // 2, y + (tile - size[1]) // 2))
 
 
 def _write(sheet: Image.Image, corner: tuple[int, int], text: str, size: int, colour: str) -> None:

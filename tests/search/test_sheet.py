@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageFont
 
-from search.sheet import SheetCell, _cut, _wrapped, contact_sheet, stack_sheets
+from search.sheet import SheetCell, _cut, _wrapped, cell_grid, contact_sheet, stack_sheets
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 180, 0), (0, 0, 220)
 
@@ -134,6 +134,38 @@ def test_text_that_cannot_be_encoded() -> None:
     cells = [SheetCell(None, "caf\udce9 mug", "1\n2")]
     assert contact_sheet(None, "\udce9", cells).mode == "RGB"
     assert _wrapped("caf\udce9", 15, 200, 1) == ["caf?"]
+
+
+def test_a_frame_goes_round_its_own_tile_only() -> None:
+    cells = [SheetCell(plain(BLUE), "", ""), SheetCell(plain(RED), "", "", frame="#00b400")]
+    grid = cell_grid(cells, columns=2, tile=100)
+    assert places(grid, BLUE) == (20, 20, 120, 120)
+    assert places(grid, RED) == (140, 20, 240, 120)
+    assert places(grid, GREEN) == (134, 14, 246, 126)
+    mask = (np.asarray(grid) == np.array(GREEN)).all(axis=2)
+    assert mask.sum() == 112**2 - 102**2  # five pixels wide on each side
+    assert grid.size == (20 + 2 * 120, 20 + 100 + 68 + 20)
+
+
+def test_a_grid_begins_a_new_row_after_its_columns() -> None:
+    colours = [(10 * n, 0, 100) for n in range(5)]
+    grid = cell_grid([SheetCell(plain(colour), "", "") for colour in colours], 2, tile=50)
+    corners = [(places(grid, colour) or ())[:2] for colour in colours]
+    assert corners == [(20, 20), (90, 20), (20, 158), (90, 158), (20, 296)]
+
+
+def test_words_in_place_of_a_picture_stay_in_their_tile() -> None:
+    blank = cell_grid([SheetCell(None, "", "", instead="")], 1, tile=150)
+    boxes = []
+    for words in ("mug", "a red mug for two people with a lid", "word " * 500, "x" * 500):
+        grid = cell_grid([SheetCell(None, "", "", instead=words)], 1, tile=150)
+        box = ImageChops.difference(grid, blank).getbbox()
+        assert box is not None
+        assert (box[0] >= 20, box[1] >= 20, box[2] <= 170, box[3] <= 170) == (True,) * 4
+        boxes.append(box)
+    heights = [bottom - top for _, top, _, bottom in boxes]
+    assert heights[0] < 20 < heights[1] < heights[2]  # one line, some lines, a full tile
+    assert all(abs((top + bottom) / 2 - 95) <= 4 for _, top, _, bottom in boxes)  # in the middle
 
 
 def test_stack() -> None:

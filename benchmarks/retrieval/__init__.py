@@ -1,0 +1,1 @@
+"""Retrieval figures: tasks, exact ranks, stored answers, scores, reports."""

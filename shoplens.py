@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import benchmarks.cli
+import benchmarks.esci.cli
 import indexing.cli
 import search.cli
 import training.cli
@@ -118,6 +119,7 @@ app.command()(search.cli.search)
 app.add_typer(train, name="train")
 train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
+bench.command()(benchmarks.esci.cli.esci_split)
 bench.command()(benchmarks.cli.recall)
 bench.command()(benchmarks.cli.score)
 

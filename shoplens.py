@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import benchmarks.ann_cli
 import benchmarks.cli
 import benchmarks.esci.cli
+import benchmarks.speed_cli
 import indexing.cli
 import search.cli
 import training.cli
@@ -119,9 +121,11 @@ app.command()(search.cli.search)
 app.add_typer(train, name="train")
 train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
+bench.command()(benchmarks.ann_cli.ann)
 bench.command()(benchmarks.esci.cli.esci_split)
 bench.command()(benchmarks.cli.recall)
 bench.command()(benchmarks.cli.score)
+bench.command()(benchmarks.speed_cli.speed)
 
 _debug = False
 

@@ -102,6 +102,15 @@ def recall(
             on_duplicate=cast("OnDuplicate", on_duplicate),
         )
         tasks = _own_tasks(list(source), views, titles)
+        counts = source.counts
+        if counts.rejected or counts.images_rejected:
+            typer.echo(
+                f"{source.path}: {counts.rejected:,} rows and {counts.images_rejected:,} pictures "
+                "were left out; `shoplens index` lists the reasons",
+                err=True,
+            )
+    elif views or titles:
+        raise BenchmarkError(f"--views and --titles are for a --catalog, and {split} is a split")
     else:
         tasks = _split_tasks(cast("str", split), data, images_root)
     names = list(against or [])

@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,8 +21,11 @@ from indexing.catalog import read_catalog
 from indexing.catalog.product import Product, ProductImage
 from indexing.durable import sha256_of
 from indexing.errors import BenchmarkError
+from indexing.messages import shown
 from training.builtin import TEST_SEED, is_test_title
 from training.split import normalise_title, position
+
+logger = logging.getLogger(__name__)
 
 FASHION_GALLERY = 5000
 
@@ -41,16 +46,25 @@ def fashion(data: Path) -> list[Task]:
 
 
 def grocery(data: Path) -> list[Task]:
-    """Phone photo -> the 81 iconic pictures, and phone photo -> other photos of the product."""
+    """Phone photo -> the 81 iconic pictures, and phone photo -> other photos of the product.
+
+    Raises:
+        BenchmarkError: The folder holds another catalog.
+    """
     photos: list[tuple[int, ProductImage]] = []
-    icons: list[ProductImage] = []
+    icons: list[tuple[int, ProductImage]] = []
     products = list(read_catalog(data / "grocery/catalog.jsonl"))
     for number, product in enumerate(products):
         for image in product.images:
             if image.location.startswith("images/iconic"):
-                icons.append(image)
+                icons.append((number, image))
             elif image.location.startswith("images/test/"):
                 photos.append((number, image))
+    if not photos or [number for number, _ in icons] != list(range(len(products))):
+        raise BenchmarkError(
+            f"{shown(data / 'grocery')} is not the grocery data set: each product has one picture "
+            "in images/iconic there, and photos in images/test"
+        )
     owners = np.array([number for number, _ in photos])
     categories = [product.category for product in products]
     asked = Side(
@@ -60,7 +74,12 @@ def grocery(data: Path) -> list[Task]:
         categories=[categories[number] for number in owners],
     )
     every = np.arange(len(products))
-    gallery = Side([as_word(product.id) for product in products], every, icons, None, categories)
+    gallery = Side(
+        [as_word(product.id) for product in products],
+        every,
+        [image for _, image in icons],
+        categories=categories,
+    )
     same = owners[:, np.newaxis] == owners
     np.fill_diagonal(same, False)
     numbers = np.arange(len(photos))
@@ -83,6 +102,8 @@ DATASETS: dict[str, Callable[[Path], list[Task]]] = {"fashion": fashion, "grocer
 def title_task(products: Sequence[Product], *, name: str, title: str, note: str = "") -> Task:
     """Each distinct title once -> the main pictures of all products that carry it.
 
+    The gallery's texts are what the shop says besides the titles, where it says more.
+
     Raises:
         BenchmarkError: No product has a title.
     """
@@ -99,11 +120,12 @@ def title_task(products: Sequence[Product], *, name: str, title: str, note: str 
         texts=[products[row].title for row in first],
         categories=[products[row].category for row in first],
     )
+    words = [_other_words(product) for product in products]
     gallery = Side(
         [as_word(product.id) for product in products],
         keys,
         [main_picture(product) for product in products],
-        [_other_words(product) for product in products],
+        words if any(words) else None,
     )
     return _plain(name, title, queries, gallery, Links.of(keys[rows], rows), note=note)
 
@@ -113,7 +135,8 @@ def views_tasks(products: Iterable[Product]) -> list[Task]:
     and picture -> the product's other pictures.
 
     Products with one picture are in the gallery and ask nothing. Pictures of the same bytes
-    within a product count once; products of one title, or that share a picture, are neither
+    within a product count once, and those that are no files to read are left out, with a
+    warning that counts them; products of one title, or that share a picture, are neither
     right nor wrong for each other.
 
     Raises:
@@ -123,16 +146,22 @@ def views_tasks(products: Iterable[Product]) -> list[Task]:
     names: list[str] = []
     categories: list[str] = []
     pictures: list[list[tuple[str, ProductImage]]] = []
+    missing = 0
     for product in products:
         own: dict[str, ProductImage] = {}
         for image in sorted(product.images, key=lambda image: image.role != "main"):
-            if image.path is not None and image.path.is_file():
-                own.setdefault(sha256_of(image.path), image)
+            key = _content(image)
+            if key is None:
+                missing += 1
+            else:
+                own.setdefault(key, image)
         if own:
             ids.append(as_word(product.id))
             names.append(normalise_title(product.title))
             categories.append(product.category)
             pictures.append(list(own.items()))
+    if missing:
+        logger.warning("%d pictures are left out: they are no files that can be read", missing)
     if all(len(own) < 2 for own in pictures):
         raise BenchmarkError(
             "no product has two different pictures: --views needs a catalog with several "
@@ -158,7 +187,9 @@ def views_tasks(products: Iterable[Product]) -> list[Task]:
         _plain(
             "views-aux-main", "further picture → main picture of the product", asked, gallery,
             Links(np.arange(len(further)), owners[further]),
-            duplicates=between_products(matching(groups[asked.products], groups), owners[further], None),
+            duplicates=between_products(
+                matching(groups[asked.products], groups), owners[further], None
+            ),
         ),
         _plain(
             "views-all-pairs", "picture → each other picture of the product", from_several,
@@ -174,6 +205,13 @@ def views_tasks(products: Iterable[Product]) -> list[Task]:
 def main_picture(product: Product) -> ProductImage:
     """The picture that says it is the main one, or else the first."""
     return next((image for image in product.images if image.role == "main"), product.images[0])
+
+
+def _content(image: ProductImage) -> str | None:
+    """Hex SHA-256 of a picture's file, None where there is none to read."""
+    with suppress(OSError):
+        return None if image.path is None else sha256_of(image.path)
+    return None
 
 
 def _plain(
@@ -224,9 +262,8 @@ def between_products(links: Links, asked: Ints, offered: Ints | None) -> Links:
 
 def _other_words(product: Product) -> str:
     """What the shop says of a product besides its title."""
-    return " ".join(
-        [product.category, product.brand, product.description, *product.attributes.values()]
-    ).strip()
+    parts = [product.category, product.brand, product.description, *product.attributes.values()]
+    return " ".join(part for part in parts if part)
 
 
 def as_word(text: str) -> str:

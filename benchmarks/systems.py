@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,9 +31,7 @@ from indexing.models import Encoder, load_encoder
 from indexing.models.clip import ClipEncoder, create_model
 from training.images import TrunkEncoder
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+Row = Callable[[int], Floats]  # number of a query -> float32 [n], its scores
 PICTURES_ONLY = ("frozen", "pixels")
 TEXT_SEARCH = ("bm25", "fusion")
 BASELINES = ("untrained", *PICTURES_ONLY, *TEXT_SEARCH)
@@ -93,7 +92,8 @@ class PixelEncoder:
         return torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
 
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        flat = pixels.reshape(len(pixels), -1).numpy()
+        # In float64 the mean of equal values is that value, so that one shade leaves zeros.
+        flat = pixels.reshape(len(pixels), -1).numpy().astype(np.float64)
         flat = flat - flat.mean(axis=1, keepdims=True)
         norms = np.linalg.norm(flat, axis=1, keepdims=True)
         # A picture of one shade has no direction left: it is like no other.
@@ -114,9 +114,10 @@ class RowScorer:
     error = 0.0
     slope = 0.0
 
-    def __init__(self, queries: int, gallery: int, row: Callable[[int], Floats]) -> None:
+    def __init__(self, queries: int, gallery: int, row: Row) -> None:
         self.queries, self.gallery = queries, gallery
-        self._row = lru_cache(maxsize=2 * QUERY_BLOCK)(row)
+        self._score = row
+        self._of_thread = threading.local()
 
     def blocks(self, first: int, last: int, centre: Floats) -> Fill:
         def fill(start: int, out: Tensor) -> None:
@@ -130,17 +131,35 @@ class RowScorer:
 
     def exact(self, query: Ints, row: Ints) -> Floats:
         scores = np.empty(len(query), np.float32)
-        for number in np.unique(query).tolist():
-            here = query == number
+        order = np.argsort(query, kind="stable")
+        numbers, first = np.unique(query[order], return_index=True)
+        for number, here in zip(numbers.tolist(), np.split(order, first[1:]), strict=False):
             scores[here] = self._row(number)[row[here]]
+        return scores
+
+    def _row(self, query: int) -> Floats:
+        # A thread of `count_answers` works on a block of queries: each row is made once.
+        if not hasattr(self._of_thread, "row"):
+            self._of_thread.row = lru_cache(maxsize=QUERY_BLOCK)(self._score)
+        scores: Floats = self._of_thread.row(query)
         return scores
 
 
 def bm25_scorer(task: Task) -> RowScorer:
-    """BM25 (Lucene's variant, k1 1.5, b 0.75) of the queries over the gallery's texts."""
+    """BM25 (Lucene's variant, k1 1.5, b 0.75) of the queries over the gallery's texts.
+
+    Raises:
+        BenchmarkError: The texts hold no word.
+    """
+    return RowScorer(len(task.queries), len(task.gallery), _bm25_row(task))
+
+
+def _bm25_row(task: Task) -> Row:
     bm25s = _import_bm25s()
     texts = task.gallery.texts or []
     vocabulary = bm25s.tokenize(texts, stopwords=None, show_progress=False)
+    if not vocabulary.vocab:
+        raise BenchmarkError(f"{task.name}: the gallery's texts hold no word that bm25 could find")
     index = bm25s.BM25()
     index.index(vocabulary, show_progress=False)
     asked = bm25s.tokenize(
@@ -153,18 +172,21 @@ def bm25_scorer(task: Task) -> RowScorer:
             return np.zeros(len(texts), np.float32)
         return np.asarray(index.get_scores(words), np.float32)
 
-    return RowScorer(len(task.queries), len(texts), row)
+    return row
 
 
 def fusion_scorer(task: Task, queries: Floats, gallery: Floats) -> RowScorer:
-    """Scores of vectors and of BM25, each with mean 0 and deviation 1 over the gallery, added."""
-    words = bm25_scorer(task)
-    every = np.arange(len(gallery))
+    """Scores of vectors and of BM25, each with mean 0 and deviation 1 over the gallery, added.
+
+    Raises:
+        BenchmarkError: The gallery's texts hold no word.
+    """
+    words = _bm25_row(task)
+    wide = gallery.astype(np.float64)  # so that equal vectors have equal scores
 
     def row(query: int) -> Floats:
-        text = words.exact(np.full(len(every), query), every)
-        picture: Floats = gallery @ queries[query]
-        return standardised(picture) + standardised(text)
+        picture = (wide @ queries[query]).astype(np.float32)
+        return standardised(picture) + standardised(words(query))
 
     return RowScorer(len(queries), len(gallery), row)
 

@@ -21,7 +21,8 @@ GRADES = {"E": 100, "S": 10, "C": 1, "I": 0}
 
 
 def esci_tasks(folder: Path, images_root: Path) -> list[Task]:
-    """The tasks of a split that `shoplens bench esci-split` wrote.
+    """The tasks of a split that `shoplens bench esci-split` wrote; a split without queries has
+    those by pictures only.
 
     Raises:
         BenchmarkError: The folder holds no whole split.
@@ -51,7 +52,7 @@ def esci_tasks(folder: Path, images_root: Path) -> list[Task]:
     return [
         _aux_to_main(everything.take(np.flatnonzero(rank > 0)), gallery, group),
         _all_pairs(everything, group),
-        _queries(folder, ids, products["title"].to_pylist(), gallery),
+        *_queries(folder, ids, products["title"].to_pylist(), gallery),
     ]
 
 
@@ -77,9 +78,11 @@ def _all_pairs(pictures: Side, group: Ints) -> Task:
     )  # fmt: skip
 
 
-def _queries(folder: Path, ids: pa.Array, titles: list[str], gallery: Side) -> Task:
+def _queries(folder: Path, ids: pa.Array, titles: list[str], gallery: Side) -> list[Task]:
     """Shopping queries -> main pictures; E is right, E or S is the lenient figure."""
     judged = pq.read_table(folder / QUERIES).to_pydict()
+    if not judged["query_id"]:
+        return []
     numbers: dict[int, int] = {}
     texts: list[str] = []
     for query_id, query in zip(judged["query_id"], judged["query"], strict=True):
@@ -91,7 +94,7 @@ def _queries(folder: Path, ids: pa.Array, titles: list[str], gallery: Side) -> T
     row = place[pc.index_in(pa.array(judged["product_id"]), ids).to_numpy()]
     grades = np.array([GRADES[label] for label in judged["label"]], np.int64)
     order = np.lexsort((row, query))
-    return Task(
+    task = Task(
         "esci-query", "ESCI, shopping query → main picture",
         Side([f"q{query_id}" for query_id in numbers], np.arange(len(texts)), texts=texts),
         Side(gallery.ids, gallery.products, gallery.pictures,
@@ -100,3 +103,4 @@ def _queries(folder: Path, ids: pa.Array, titles: list[str], gallery: Side) -> T
         note="Products that nobody judged count as wrong, so the figures are lower bounds; "
         "judged nDCG@10 ranks the judged products alone (task 1 of ESCI).",
     )  # fmt: skip
+    return [task]

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from benchmarks.retrieval.order import Floats, judged_ranks, placed, strictly_fa
 from benchmarks.retrieval.task import Ints, Links, Side, Task
 from indexing.durable import write_atomically
 from indexing.errors import BenchmarkError
+from indexing.messages import reason, shown
 
 TASK, QUERIES, GALLERY, QRELS = "task.json", "queries.parquet", "gallery.parquet", "qrels.trec"
 SYSTEM, RUN, RANKS = "system.json", "run.trec.gz", "ranks.parquet"
@@ -136,8 +139,13 @@ def _met(judged: Links, others: Links) -> tuple[Ints, Ints]:
 
 
 def store_task(folder: Path, task: Task, left_out: dict[str, int]) -> None:
-    """Write what `load_task` and every other tool needs of a task."""
+    """Write what `load_task` and every other tool needs of a task.
+
+    Answers that lie there are taken away: they may be to another task of this name.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob(f"*/{SYSTEM}"):
+        shutil.rmtree(path.parent)
     content = {
         "name": task.name,
         "title": task.title,
@@ -252,13 +260,20 @@ def load_task(folder: Path) -> Stored:
     try:
         content = json.loads((folder / TASK).read_text(encoding="utf-8"))
         queries, gallery = pq.read_table(folder / QUERIES), pq.read_table(folder / GALLERY)
-        systems, judged, grades = [], Links(), np.empty(0, np.int64)
+        systems: list[tuple[System, Ints, Ints]] = []
+        judged, grades = Links(), np.empty(0, np.int64)
         for path in folder.glob(f"*/{SYSTEM}"):
             system = System(**json.loads(path.read_text(encoding="utf-8")))
             table = pq.read_table(path.parent / RANKS)
             ranks = {name: table[name].to_numpy().astype(np.int64) for name in table.column_names}
-            judged, grades = Links(ranks["query"], ranks["answer"]), ranks["grade"]
+            own = ranks["query"], ranks["answer"], ranks["grade"]
+            if systems and not all(map(np.array_equal, own, (judged.query, judged.row, grades))):
+                raise ValueError(f"{path.parent.name} answers another task than the rest")
+            judged, grades = Links(*own[:2]), own[2]
             systems.append((system, ranks["rank"], ranks["strict_rank"]))
+        for numbers, side in ((judged.query, queries), (judged.row, gallery)):
+            if numbers.max(initial=-1) >= len(side):
+                raise ValueError("its ranks are those of another task")
         categories = queries["category"].to_pylist()
         return Stored(
             **content,
@@ -272,17 +287,29 @@ def load_task(folder: Path) -> Stored:
             systems=sorted(systems, key=lambda entry: (entry[0].position, entry[0].route)),
         )
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise BenchmarkError(
-            f"{folder} holds no stored answers that can be read ({error}): "
-            "run `shoplens bench recall` again"
-        ) from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> BenchmarkError:
+    return BenchmarkError(
+        f"{shown(path)} holds no stored answers that can be read ({reason(error)}): "
+        "run `shoplens bench recall` again"
+    )
 
 
 def stored_run(folder: Path, system: System) -> dict[str, list[str]]:
-    """The answers of each query in order, as ids."""
+    """The answers of each query in order, as ids.
+
+    Raises:
+        BenchmarkError: They cannot be read.
+    """
     answers: dict[str, list[str]] = {}
-    with gzip.open(folder / system.folder / RUN, "rt", encoding="utf-8") as file:
-        for line in file:
-            query, _, answer, *_ = line.split(" ")
-            answers.setdefault(query, []).append(answer)
+    path = folder / system.folder / RUN
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for line in file:
+                query, _, answer, *_ = line.split(" ")
+                answers.setdefault(query, []).append(answer)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _unreadable(path, error) from error
     return answers

@@ -47,15 +47,25 @@ def measure(task: Stored, ranks: Ints, strict_ranks: Ints) -> list[Measured]:
     over_queries = dict(_over_queries(task, ranks, strict_ranks, right, asked))
     if not task.trials:
         return [Measured(asked, over_queries)]
-    own_rank = _trial_ranks(task.judged.query[right], ranks[right])
+    own_rank = asked_ranks(task, ranks)
     trials = {f"R@{k}": _hits(own_rank, k) for k in (*CUTOFFS, DEEP)}
     trials["RR"] = 1 / own_rank
     if task.duplicates:
-        strict = _trial_ranks(task.judged.query[right], strict_ranks[right])
+        strict = asked_ranks(task, strict_ranks)
         trials |= {f"strict R@{k}": _hits(strict, k) for k in CUTOFFS}
     anyhow = {f"any@{k}": over_queries[f"R@{k}"] for k in CUTOFFS}
     anyhow |= {name: over_queries[name] for name in over_queries if name.startswith("R_frac")}
     return [Measured(task.judged.query[right], trials), Measured(asked, anyhow)]
+
+
+def asked_ranks(task: Stored, ranks: Ints) -> Floats:
+    """The ranks that R@K is about: of each trial, or of each query's first right answer;
+    infinite where it was not found."""
+    right = task.grades >= task.relevant
+    query = task.judged.query[right]
+    if task.trials:
+        return _trial_ranks(query, ranks[right])
+    return first_ranks(query, ranks[right], np.unique(query))
 
 
 def first_ranks(query: Ints, ranks: Ints, asked: Ints) -> Floats:
@@ -136,9 +146,9 @@ def _ndcg(task: Stored, ranks: Ints, asked: Ints, k: int = 10) -> Floats:
 
 
 def _among_judged(query: Ints, ranks: Ints) -> Ints:
-    """Ranks of the judged answers among themselves; those not found come last."""
+    """Ranks of the judged answers among themselves; 0 for those not found."""
     known = np.where(ranks > 0, ranks, np.iinfo(np.int64).max)
-    order = np.lexsort((np.arange(len(query)), known, query))
+    order = np.lexsort((known, query))
     own = np.empty(len(query), np.int64)
     own[order] = 1 + np.arange(len(query)) - np.searchsorted(query, query)
-    return own
+    return np.where(ranks > 0, own, 0)

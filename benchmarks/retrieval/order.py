@@ -1,9 +1,10 @@
 """The order of answers: by score, and a rule for ties that flatters nobody.
 
-Among answers of equal score, those of a higher grade stand in the middle of those of a lower
-one: half of the lower ones, rounded up, come before them. So a right answer that ties with n
-wrong ones has the rank 1 + (better ones) + n/2, rounded up. Among equal scores and equal
-grades the gallery's order holds.
+Among answers of equal score, those of a higher grade stand in the middle of those of lower
+ones: half of the lower ones, rounded up, come before them. So a right answer that ties with n
+wrong ones has the rank 1 + (better ones) + n/2, rounded up, from whatever grade on an answer
+is right. Among equal scores and equal grades the gallery's order holds, but that those graded
+0 come before those that nobody judged.
 
 The rule is applied once, and what comes out is a plain ranking. Every measure is computed
 from that ranking, by us and by whoever reads the stored run.
@@ -21,13 +22,14 @@ from benchmarks.retrieval.task import Ints, Links
 Floats = NDArray[np.float32]
 
 
-def tied_order(grades: Sequence[int]) -> list[int]:
-    """The places of answers of one score, given in the gallery's order: indices into `grades`."""
+def tied_order(grades: Sequence[int], below: int = 0) -> list[int]:
+    """The order of right answers of one score, given in the gallery's order: indices into
+    `grades`. They stand together in the middle of `below` wrong ones of the same score."""
     order: list[int] = []
-    for grade in sorted(set(grades), reverse=True):
+    for grade in sorted(set(grades)):
         level = [number for number, of in enumerate(grades) if of == grade]
-        half = -(-len(level) // 2)
-        order = level[:half] + order + level[half:] if order else level
+        half = -(-(below + len(order)) // 2) - -(-below // 2)
+        order[half:half] = level
     return order
 
 
@@ -72,10 +74,11 @@ def _several(grades: Ints, scores: Floats, above: Ints, tied: Ints) -> Ints:
         right = here[grades[here] > 0]
         wrong = here[grades[here] <= 0]
         unjudged = int(tied[here[0]])
-        half = -(-(unjudged + len(wrong)) // 2)
+        below = unjudged + len(wrong)
+        half = -(-below // 2)
         start = 1 + int(above[here[0]]) + before
         first = start + half if len(right) else start
-        for place, index in enumerate(tied_order(grades[right].tolist())):
+        for place, index in enumerate(tied_order(grades[right].tolist(), below)):
             ranks[right[index]] = first + place
         _place_wrong(ranks, wrong, start, half, len(right))
         before += len(here)

@@ -38,7 +38,7 @@ _HEADS = {"AP": "mAP (AP)", "RR": "MRR (RR)"}
 _NOTHING = "–"
 _FOOT = "The same as data, with the seconds that each step took: [report.json](report.json)."
 # What Markdown would take for a sign; "_" inside a word and "@" are safe, and read better bare.
-_SIGNS = re.compile(r"[\\`*\[\]<>|#~$&!]|(?<!\w)_|_(?!\w)")
+_SIGNS = re.compile(r"[\\`*\[\]<>|#~$&!]|(?<![^\W_])_|_(?![^\W_])")
 
 _HOW_TO_READ = """\
 - **R@K** is the share of queries with a right answer among the first K. Each query counts the

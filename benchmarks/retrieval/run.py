@@ -19,6 +19,7 @@ from benchmarks.retrieval.answers import (
     store_task,
 )
 from benchmarks.retrieval.exact import Scorer, count_answers
+from benchmarks.retrieval.measures import DEEP
 from benchmarks.retrieval.order import Floats
 from benchmarks.retrieval.scorers import VectorScorer
 from benchmarks.retrieval.task import Ints, Links, Side, Task
@@ -32,6 +33,7 @@ from benchmarks.systems import (
 from indexing.catalog.product import ProductImage
 from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import BenchmarkError
+from indexing.messages import printable
 from indexing.models import Encoder
 from indexing.store import OpenIndex
 
@@ -179,7 +181,7 @@ def _answer_by_index(
     hidden = np.bincount(
         np.concatenate([task.removed.query, task.duplicates.query]), minlength=len(task.queries)
     )
-    fetch = min(depth + int(hidden.max(initial=0)), len(rows))
+    fetch = min(max(depth, DEEP) + int(hidden.max(initial=0)), len(rows))
     started = time.perf_counter()
     scores, found = index.index.search(own.queries, fetch, None if allowed.all() else allowed)
     seconds = {"search": time.perf_counter() - started}
@@ -245,8 +247,8 @@ def _embed_side(
     vectors = np.zeros((len(pictures), encoder.dim), np.float32)
     good = [row for row, key in enumerate(embedded.keys) if key is not None]
     vectors[good] = _unit(cache.gather([key for key in embedded.keys if key is not None]))
-    for reason in list(embedded.failures.values())[:3]:
-        logger.warning("a picture is left out: %s", reason)
+    for row, reason in list(embedded.failures.items())[:3]:
+        logger.warning("picture %s is left out: %s", printable(pictures[row].location), reason)
     return vectors, np.array(sorted(embedded.failures), np.int64), embedded.keys
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.retrieval.answers import TASK, Stored, System, load_task, stored_run
-from benchmarks.retrieval.measures import Measured, first_ranks, measure
+from benchmarks.retrieval.measures import Measured, asked_ranks, first_ranks, measure
 from benchmarks.retrieval.scored import (
     CURVE,
     SHOWN,
@@ -49,14 +49,13 @@ def score_task(folder: Path, *, resamples: int = RESAMPLES, seed: int = 0) -> Ta
     measured = [measure(task, ranks, strict) for _, ranks, strict in task.systems]
     figures = _figures(task, measured, resamples, seed)
     right = task.grades >= task.relevant
-    asked = np.unique(task.judged.query[right])
     systems = [
         SystemScores(
             system=system.name,
             route=system.route,
             figures=figures[number],
             categories=_by_category(task, measured[number][0], resamples, seed),
-            curve=_curve(first_ranks(task.judged.query[right], ranks[right], asked)),
+            curve=_curve(asked_ranks(task, ranks)),
             seconds={name: round(value, 3) for name, value in system.seconds.items()},
             note=system.note,
         )
@@ -102,7 +101,7 @@ def _by_category(
     task: Stored, measured: Measured, resamples: int, seed: int
 ) -> list[CategoryScores]:
     """The first measures for each category, the largest first."""
-    if task.query_categories is None:
+    if not any(task.query_categories or []):
         return []
     categories = np.array(task.query_categories)[measured.query]
     scores = []

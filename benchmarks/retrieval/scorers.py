@@ -15,6 +15,7 @@ from indexing.vectors import inner_products
 
 _PAIRS = 1 << 8  # pairs whose vectors are gathered at once: they stay in the cache
 _ROWS = 1 << 14  # vectors that are rounded at once
+_TOLD_APART = 4  # errors to a standard deviation of scores: with fewer, float32 is faster
 _TILE = 32  # AMX multiplies this many bfloat16 of a row at a time
 
 
@@ -30,22 +31,23 @@ class VectorScorer:
     ) -> None:
         """`queries` is float32 [q, d], `gallery` float32 [n, d].
 
-        `dtype` is that of the fast product: float32, or bfloat16 where the processor
-        multiplies it at least as fast (the default). It changes the time and no answer.
+        `dtype` is that of the fast product: float32, or bfloat16 (the default) where the
+        processor multiplies it faster and the scores lie far enough apart for it to tell
+        most of them. It changes the time and no answer.
         """
         self.queries, self.gallery = len(queries), len(gallery)
-        self.dtype = dtype or (torch.bfloat16 if fast_bfloat16(device) else torch.float32)
         self._device = device
         self._vectors = queries, gallery
         # Each of d sums and products rounds by 2^-24 of at most |query| |row| = 1, in any order
         # (Higham 2002, section 3.1); a few more for what is added and compared around them.
+        self.dtype, self.slope = torch.float32, 0.0
         self.error = (queries.shape[1] + 8) * 2.0**-24
-        self.slope = 0.0
-        if self.dtype == torch.bfloat16:
+        if dtype == torch.bfloat16 or (dtype is None and fast_bfloat16(device)):
             # What rounding took from the vectors, by the Cauchy-Schwarz bound; the centre's
             # columns double the sum's size; then the sum is rounded to 8 bits.
-            self.error = 2 * self.error + _most_lost(queries) + _most_lost(gallery)
-            self.slope = 2.0**-8
+            rough = 2 * self.error + _most_lost(queries) + _most_lost(gallery)
+            if dtype is not None or _spread(queries, gallery) > _TOLD_APART * rough:
+                self.dtype, self.slope, self.error = torch.bfloat16, 2.0**-8, rough
         self._right = self._on_device(gallery, np.ones((len(gallery), 3), np.float32))
 
     def blocks(self, first: int, last: int, centre: Floats) -> Fill:
@@ -92,6 +94,12 @@ def fast_bfloat16(device: str) -> bool:
         return " amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
         return False
+
+
+def _spread(queries: Floats, gallery: Floats) -> float:
+    """The standard deviation of a query's scores, by a sample."""
+    some, rows = (side[:: len(side) // 100 + 1] for side in (queries, gallery))
+    return float(np.median((some @ rows.T).std(axis=1)))
 
 
 def _most_lost(vectors: Floats) -> float:

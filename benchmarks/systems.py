@@ -110,6 +110,7 @@ class PixelEncoder:
 class RowScorer:
     """A `Scorer` out of a function that scores one query with the whole gallery."""
 
+    device = "cpu"
     dtype = torch.float32
     error = 0.0
     slope = 0.0

@@ -45,6 +45,7 @@ class Scorer(Protocol):
 
     queries: int
     gallery: int
+    device: str  # where the blocks are made
     dtype: torch.dtype  # of the blocks
     # A value v of a block is no further than error + slope * |v| from the exact one.
     error: float
@@ -80,7 +81,6 @@ def count_answers(
     depth: int,
     *,
     progress: Progress | None = None,
-    device: str = "cpu",
 ) -> Counts:
     """Compare every answer with the judged ones, exactly, and keep the first `depth`.
 
@@ -93,9 +93,7 @@ def count_answers(
     ]
     parts: list[Counts] = []
     with _one_thread_each() as workers, ThreadPoolExecutor(workers) as pool:
-        work = pool.map(
-            lambda span: _Block(scorer, judged, taken_out, depth, span, device).count(), spans
-        )
+        work = pool.map(lambda span: _Block(scorer, judged, taken_out, depth, span).count(), spans)
         for part, (_, last) in zip(work, spans, strict=True):
             parts.append(part)
             if progress is not None:
@@ -131,11 +129,10 @@ class _Block:
         taken_out: Links,
         depth: int,
         span: tuple[int, int],
-        device: str,
     ) -> None:
         first, last = span
         self._scorer, self._first, self._last = scorer, first, last
-        self._size, self._device = last - first, device
+        self._size, self._device = last - first, scorer.device
         self._depth = min(depth, scorer.gallery)
         self._width = min(GALLERY_BLOCK, -(-scorer.gallery // _SEGMENT) * _SEGMENT)
         self._judged = _between(judged, first, last)

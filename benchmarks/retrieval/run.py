@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from benchmarks.retrieval.answers import (
     Answers,
@@ -141,7 +142,8 @@ def _scorer(name: str, task: Task, own: _Vectors, vectors: dict[str, _Vectors]) 
         return bm25_scorer(task)
     if name == "fusion":
         return fusion_scorer(task, own.queries, own.gallery)
-    return VectorScorer(vectors[name].queries, vectors[name].gallery)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return VectorScorer(vectors[name].queries, vectors[name].gallery, device)
 
 
 def _answer(task: Task, scorer: Scorer, depth: int, progress: Progress | None) -> Answers:

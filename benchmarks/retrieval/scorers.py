@@ -36,7 +36,7 @@ class VectorScorer:
         most of them. It changes the time and no answer.
         """
         self.queries, self.gallery = len(queries), len(gallery)
-        self._device = device
+        self.device = device
         self._vectors = queries, gallery
         # Each of d sums and products rounds by 2^-24 of at most |query| |row| = 1, in any order
         # (Higham 2002, section 3.1); a few more for what is added and compared around them.
@@ -78,18 +78,18 @@ class VectorScorer:
 
     def _on_device(self, vectors: Floats, columns: Floats) -> Tensor:
         if self.dtype == torch.float32:  # the centre is zero
-            return torch.from_numpy(vectors).to(self._device)
+            return torch.from_numpy(vectors).to(self.device)
         width = vectors.shape[1] + columns.shape[1]
         wide = torch.zeros(len(vectors), -(-width // _TILE) * _TILE, dtype=self.dtype)
         wide[:, : vectors.shape[1]] = torch.from_numpy(vectors)
         wide[:, vectors.shape[1] : width] = torch.from_numpy(columns)
-        return wide.to(self._device)
+        return wide.to(self.device)
 
 
 def fast_bfloat16(device: str) -> bool:
-    """Whether bfloat16 matrices are multiplied faster than float32 ones."""
-    if device != "cpu":
-        return True
+    """Whether bfloat16 matrices are multiplied faster than float32 ones, with float32 sums."""
+    if device != "cpu":  # a GPU may round partial sums, which the error bound does not know
+        return False
     try:
         return " amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux

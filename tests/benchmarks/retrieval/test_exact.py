@@ -25,6 +25,7 @@ Vectors = tuple[Floats, Floats]
 class TableScorer:
     """Scores from a table, and blocks of them that are as wrong as they may be."""
 
+    device = "cpu"
     dtype = torch.float32
     slope = 0.0
 
@@ -272,4 +273,4 @@ def test_a_gpu_counts_the_same(data: Callable[[np.random.Generator], Vectors]) -
     expected = count_answers(VectorScorer(*vectors), judged, taken_out, 10)
     for dtype in DTYPES:
         scorer = VectorScorer(*vectors, "cuda", dtype)
-        check(count_answers(scorer, judged, taken_out, 10, device="cuda"), expected)
+        check(count_answers(scorer, judged, taken_out, 10), expected)

@@ -188,7 +188,7 @@ def _answer_by_index(
     scores, found = index.index.search(own.queries, fetch, None if allowed.all() else allowed)
     seconds = {"search": time.perf_counter() - started}
     answers = listed_answers(task, np.where(found >= 0, back[found], -1), scores, depth)
-    note = f"{index.manifest.index.type} index {index.folder.name}"
+    note = f"{index.folder}, an index of type {index.manifest.index.type}"
     store_answers(folder, task, System(subject.encoder.name, "index", 0, seconds, note), answers)
 
 

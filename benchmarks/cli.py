@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from indexing.catalog.product import Product
     from indexing.embed import Progress
 
+_COMMAND = "command.txt"  # in each task's folder: which command answered it
+
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Where answers and the report go.")]
 
 
@@ -125,7 +127,10 @@ def recall(
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(130) from None
-    _report(out, shlex.join(["shoplens", *sys.argv[1:]]))
+    command = shlex.join(["shoplens", *sys.argv[1:]])
+    for task in tasks:
+        (out / task.name / _COMMAND).write_text(command + "\n", encoding="utf-8")
+    _report(out)
 
 
 def score(
@@ -139,10 +144,10 @@ def score(
 
         shoplens bench score bench-out
     """
-    _report(folder, None)
+    _report(folder)
 
 
-def _report(folder: Path, command: str | None) -> None:
+def _report(folder: Path) -> None:
     from rich.console import Console
 
     from benchmarks.retrieval.report import write_report
@@ -150,13 +155,11 @@ def _report(folder: Path, command: str | None) -> None:
     from benchmarks.retrieval.scored import Scores
     from benchmarks.statistics import RESAMPLES
 
-    note = folder / "command.txt"
-    if command is None:
-        command = note.read_text(encoding="utf-8").strip() if note.is_file() else "unknown"
     tasks = score_folder(folder)
-    note.write_text(command + "\n", encoding="utf-8")
+    notes = [folder / task.name / _COMMAND for task in tasks]
+    commands = [note.read_text(encoding="utf-8").strip() for note in notes if note.is_file()]
     scores = Scores(
-        command=command,
+        command="\n".join(dict.fromkeys(commands)),
         shoplens_version=version("shoplens"),
         resamples=RESAMPLES,
         seed=0,

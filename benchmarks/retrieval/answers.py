@@ -22,6 +22,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -62,9 +63,8 @@ class System:
 
     @property
     def folder(self) -> str:
-        """Its folder's name."""
-        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in self.name)
-        return f"{plain}.{self.route}"
+        """Its folder's name, another one for each system."""
+        return f"{quote(self.name, safe='')}.{self.route}"
 
 
 def order_answers(task: Task, counts: Counts, duplicate_scores: Floats) -> Answers:

@@ -215,7 +215,7 @@ def test_a_stored_task_is_read_back_whole(folder: Path) -> None:
     wrong = replace(answers, ranks=np.zeros_like(answers.ranks))
     store_answers(folder, task, other, wrong)
     store_answers(folder, task, by_index, answers)
-    assert other.folder == "hf-hub-ORG-a-model.exact"
+    assert other.folder == "hf-hub%3AORG%2Fa%20model.exact"
     read = load_task(folder)
     assert (read.name, read.title, read.note) == ("drawn", "A drawn task", "drawn at random")
     assert (read.relevant, read.lenient, read.trials) == (100, 10, False)

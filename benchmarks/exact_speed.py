@@ -112,6 +112,9 @@ def measure(
     k: Annotated[int, typer.Option(help="Answers kept of each query.")] = 10,
     slices: Annotated[int, typer.Option(help="How often they take turns.")] = 6,
     faiss: Annotated[bool, typer.Option(help="Time FAISS's knn, too.")] = True,
+    bfloat16: Annotated[
+        bool, typer.Option(help="Use bfloat16 where the processor multiplies it by itself.")
+    ] = True,
 ) -> None:
     """Time exact evaluation beside a plain product and FAISS's knn."""
     keep_freed_memory()
@@ -121,7 +124,8 @@ def measure(
     def ours(first: int, last: int) -> float:
         started = time.perf_counter()
         right = Links(np.arange(last - first), np.arange(first, last) % gallery)
-        counts = count_answers(VectorScorer(asked[first:last], base), right, Links(), k)
+        scorer = VectorScorer(asked[first:last], base, dtype=None if bfloat16 else torch.float32)
+        counts = count_answers(scorer, right, Links(), k)
         ranks.append(1 + counts.above)
         return time.perf_counter() - started
 

@@ -83,6 +83,7 @@ def recall(
     are measured as well. Answers are stored as TREC files: `shoplens bench score DIR` reads
     them again, and so does any other tool.
     """
+    from benchmarks.retrieval.plots import new_plot
     from benchmarks.retrieval.run import run_tasks
     from benchmarks.systems import BASELINES, applies
     from indexing.catalog import read_catalog
@@ -91,6 +92,7 @@ def recall(
     from indexing.malloc import keep_freed_memory
 
     keep_freed_memory()
+    new_plot(1)  # says so before the work where matplotlib is missing
     if (split is None) == (catalog is None):
         raise BenchmarkError("give either a SPLIT or --catalog with --views or --titles")
     if catalog is not None:

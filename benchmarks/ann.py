@@ -26,9 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.ann_data import Dataset
 from benchmarks.ann_systems import SYSTEMS, System
-from benchmarks.machine import describe_machine, faiss_kernel, installed_versions, usable_cores
-from indexing.durable import write_atomically
+from benchmarks.machine import describe_machine, faiss_kernel, installed_versions
+from indexing.durable import replace_bytes, write_atomically
 from indexing.errors import BenchmarkError, MissingDependencyError
+from indexing.processor import usable_cores
 from indexing.vectors import ExactIndex, Rows, Scores, inner_products
 
 Floats = NDArray[np.float32]
@@ -162,7 +163,7 @@ def measure(
         runs=runs,
     )
     text = timings.model_dump_json(indent=1) + "\n"
-    write_atomically(folder / TIMINGS, lambda path: _write(path, text))
+    replace_bytes(folder / TIMINGS, text.encode())
     return timings
 
 
@@ -222,10 +223,6 @@ def _store(path: Path, rows: Rows, queries: Floats, vectors: Floats) -> None:
             np.savez(file, allow_pickle=False, rows=rows, scores=scores)
 
     write_atomically(path, write)
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _reset_peak() -> int | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from indexing.errors import BenchmarkError, IndexMismatchError, ModelError
 from indexing.models import load_encoder
-from indexing.store import OpenIndex, open_index
+from indexing.store import OpenIndex, check_encoder, open_index
 
 Floats = NDArray[np.float32]
 
@@ -139,7 +139,7 @@ def _title_vectors(folder: Path, index: OpenIndex, held_out: NDArray[np.bool_]) 
     if not distinct:
         return np.empty((0, index.vectors.shape[1]), np.float32)
     encoder = load_encoder(index.manifest.encoder.name)
-    open_index(folder, encoder=encoder)  # refuses an encoder that has changed since
+    check_encoder(folder, index.manifest, encoder)  # it may have changed since
     return encoder.embed_texts(distinct)
 
 

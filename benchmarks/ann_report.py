@@ -17,7 +17,7 @@ from benchmarks.ann_systems import DEFAULT
 from benchmarks.retrieval.plots import new_plot, save
 from benchmarks.statistics import Interval, cluster_bootstrap
 from benchmarks.timing import Spread, spread
-from indexing.durable import write_atomically
+from indexing.durable import replace_bytes
 from indexing.errors import BenchmarkError
 from indexing.vectors import Rows, Scores
 
@@ -76,9 +76,9 @@ def score(folder: Path) -> list[Point]:
     new_plot(1)  # says so before the work where matplotlib is missing
     timings, points = read_points(folder)
     content = timings.model_dump(exclude={"runs"}) | {"k": K, "points": [asdict(p) for p in points]}
-    _write(folder / REPORT, json.dumps(content, indent=1) + "\n")
+    replace_bytes(folder / REPORT, (json.dumps(content, indent=1) + "\n").encode())
     _draw(timings, points, folder / PLOT)
-    _write(folder / PAGE, "\n".join(_page(timings, points)) + "\n")
+    replace_bytes(folder / PAGE, ("\n".join(_page(timings, points)) + "\n").encode())
     return points
 
 
@@ -243,11 +243,3 @@ def _stretched(recall: NDArray[np.float64]) -> NDArray[np.float64]:
 def _squeezed(place: NDArray[np.float64]) -> NDArray[np.float64]:
     squeezed: NDArray[np.float64] = 1 - (1 - np.asarray(place)) ** 3
     return squeezed
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: _put(file, text))
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from indexing.cli import ImagesRoot, Mapping, OnDuplicateChoice, Profile
+from indexing.cli import (
+    ImagesRoot,
+    Mapping,
+    OnDuplicateChoice,
+    Profile,
+    resumable,
+    say_left_out,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -106,13 +113,7 @@ def recall(
             on_duplicate=cast("OnDuplicate", on_duplicate),
         )
         tasks = _own_tasks(list(source), views, titles)
-        counts = source.counts
-        if counts.rejected or counts.images_rejected:
-            typer.echo(
-                f"{source.path}: {counts.rejected:,} rows and {counts.images_rejected:,} pictures "
-                "were left out; `shoplens index` lists the reasons",
-                err=True,
-            )
+        say_left_out(source)
     elif views or titles:
         raise BenchmarkError(f"--views and --titles are for a --catalog, and {split} is a split")
     else:
@@ -120,15 +121,11 @@ def recall(
     names = list(against or [])
     if baselines:
         names += [name for name in BASELINES if any(applies(name, task) for task in tasks)]
-    try:
-        with _stages() as progress:
-            run_tasks(
-                tasks, _subject(subject), list(dict.fromkeys(names)), out, depth=depth,
-                progress=progress,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command to go on", err=True)
-        raise typer.Exit(130) from None
+    with resumable(), _stages() as progress:
+        run_tasks(
+            tasks, _subject(subject), list(dict.fromkeys(names)), out, depth=depth,
+            progress=progress,
+        )  # fmt: skip
     command = shlex.join(["shoplens", *sys.argv[1:]])
     for task in tasks:
         (out / task.name / _COMMAND).write_text(command + "\n", encoding="utf-8")

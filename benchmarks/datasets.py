@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from benchmarks.esci.groups import components, join
-from benchmarks.retrieval.task import Ints, Links, Side, Task
+from benchmarks.retrieval.task import Ints, Links, Side, Task, matching
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product, ProductImage
 from indexing.durable import sha256_of
@@ -242,16 +242,6 @@ def _groups(names: list[str], pictures: list[list[tuple[str, ProductImage]]]) ->
     edges = [join(owners, hashes), join(products[titled], np.array(names)[titled])]
     a, b = (np.concatenate(ends) for ends in zip(*edges, strict=True))
     return components(len(names), a, b)
-
-
-def matching(asked: Ints, offered: Ints) -> Links:
-    """Every query and gallery row of the same number."""
-    order = np.argsort(offered, kind="stable")
-    first = np.searchsorted(offered[order], asked, "left")
-    counts = np.searchsorted(offered[order], asked, "right") - first
-    query = np.repeat(np.arange(len(asked)), counts)
-    offset = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return Links(query, order[first[query] + offset])
 
 
 def between_products(links: Links, asked: Ints, offered: Ints | None) -> Links:

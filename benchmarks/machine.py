@@ -10,18 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from indexing.faiss_import import import_faiss
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    # sched_getaffinity knows of them; macOS does not have it.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return usable or 1
+from indexing.processor import processor_info, usable_cores
 
 
 def describe_machine() -> str:
     """Processor, cores, memory and Python, in one line."""
-    parts = [_processor(), f"{usable_cores()} cores"]
+    named = processor_info("model name") or platform.processor() or platform.machine()
+    parts = [named, f"{usable_cores()} cores"]
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         parts.append(f"{memory / 2**30:.0f} GiB")
@@ -64,12 +59,3 @@ def faiss_kernel() -> str | None:
         name: bytes = corename()
         return name.decode()
     return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()

@@ -28,7 +28,7 @@ from benchmarks.machine import describe_machine, faiss_kernel, installed_version
 from benchmarks.speed_shop import Shop
 from benchmarks.speed_stages import HELD, QUERIES, SIDES, Side, everything
 from benchmarks.timing import Spread, speed_up, spread
-from indexing.durable import write_atomically
+from indexing.durable import replace_bytes
 from indexing.errors import BenchmarkError
 from indexing.malloc import keep_freed_memory
 
@@ -146,8 +146,8 @@ def write_report(speed: Speed, folder: Path) -> None:
     content = asdict(speed)
     for measured, stage in zip(speed.stages, content["stages"], strict=True):
         stage["speed_up"] = asdict(measured.speed_up)
-    _write(folder / "speed.json", json.dumps(content, indent=1) + "\n")
-    _write(folder / "speed.md", "\n".join(_page(speed)) + "\n")
+    replace_bytes(folder / "speed.json", (json.dumps(content, indent=1) + "\n").encode())
+    replace_bytes(folder / "speed.md", ("\n".join(_page(speed)) + "\n").encode())
 
 
 def cells(measured: Measured) -> list[str]:
@@ -261,11 +261,3 @@ def _duration(seconds: Spread) -> str:
     unit, factor = ("s", 1) if seconds.median >= 1 else ("ms", 1000)
     low, high = factor * seconds.low, factor * seconds.high
     return f"{factor * seconds.median:.2f} {unit} [{low:.2f}–{high:.2f}]"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: _put(file, text))
-
-
-def _put(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

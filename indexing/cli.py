@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from indexing.build import BuildReport
-    from indexing.catalog import OnDuplicate
+    from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
     from indexing.store import Manifest
 
@@ -95,7 +97,7 @@ def index(
     from indexing.models import load_encoder
 
     keep_freed_memory()
-    try:
+    with resumable():
         source = read_catalog(
             catalog,
             profile,
@@ -114,9 +116,6 @@ def index(
                 accept_missing=accept_missing,
                 progress=progress,
             )
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command to go on", err=True)
-        raise typer.Exit(130) from None
     for line in summary(report):
         typer.echo(line)
 
@@ -184,6 +183,34 @@ def parse_mapping(pairs: list[str]) -> dict[str, str]:
         if mapping.setdefault(name, column) != column:
             raise CatalogError(f"--map {pair!r}: {name} is mapped to {mapping[name]!r} already")
     return mapping
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ends the command on Ctrl-C with the word that it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command to go on", err=True)
+        raise typer.Exit(130) from None
+
+
+def say_left_out(source: Catalog) -> None:
+    """Say how much of a catalog that was read could not be used."""
+    counts = source.counts
+    if counts.rejected or counts.images_rejected:
+        typer.echo(
+            f"{source.path}: {counts.rejected:,} rows and {counts.images_rejected:,} pictures "
+            "were left out; `shoplens index` lists the reasons",
+            err=True,
+        )
+
+
+def bad_option(error: ValidationError) -> str:
+    """Which option of a command a model refused, its value, and why."""
+    first = error.errors(include_url=False)[0]
+    option = "--" + str(first["loc"][0]).replace("_", "-")
+    return f"{option} {first['input']}: {first['msg']}"
 
 
 @contextmanager

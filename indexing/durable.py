@@ -27,6 +27,15 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     flush(path.parent)
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Make `data` the content of a file, all or nothing."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_atomically(path, write)
+
+
 def flush(path: Path) -> None:
     """Make the content of a file, or the names in a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)

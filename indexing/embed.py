@@ -12,7 +12,6 @@ so an undisturbed build and a resumed one encode the same batches, bit for bit.
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 import zlib
 from collections import deque
@@ -34,6 +33,7 @@ from indexing.errors import ImageError
 from indexing.images import decoding, read_bytes
 from indexing.messages import reason
 from indexing.models.protocol import Encoder
+from indexing.processor import usable_cores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -161,7 +161,7 @@ def embed_pictures(
     if batch_size < 1 or shard_size < 1:
         raise ValueError("batch_size and shard_size must be at least 1")
     result = Embedded()
-    pool = ThreadPoolExecutor(_workers(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode")
     try:
         loaded = _load_ahead(pictures, encoder, cache, pool, lookahead=2 * batch_size)
         if progress is not None:
@@ -283,12 +283,6 @@ def _reported(loaded: Iterator[_Loaded], total: int, progress: Progress) -> Iter
     for done, item in enumerate(loaded, 1):
         progress(done, total)
         yield item
-
-
-def _workers() -> int:
-    # sched_getaffinity knows of the cores this process may use; macOS does not have it.
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(2, usable or 2)
 
 
 def _read_vectors(path: Path) -> Vectors:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 from indexing.errors import MissingDependencyError
+from indexing.processor import processor_flags
 
 _KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
 
@@ -34,13 +34,5 @@ def _choose_blas_kernel() -> None:
     # The OpenBLAS inside faiss-cpu takes new Intel processors for a very old one and is
     # four times slower than need be. It reads this variable once, while it is loaded.
     needed = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
-    if _KERNEL_VARIABLE not in os.environ and needed <= _processor_flags():
+    if _KERNEL_VARIABLE not in os.environ and needed <= processor_flags():
         os.environ[_KERNEL_VARIABLE] = "SKYLAKEX"
-
-
-def _processor_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # not Linux: leave the choice to OpenBLAS
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())

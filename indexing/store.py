@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from indexing.durable import LOCK, flush, sha256_of, write_atomically
+from indexing.durable import LOCK, flush, replace_bytes, sha256_of
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
 from indexing.models.protocol import Encoder
 from indexing.table import Images, Products
@@ -124,7 +124,7 @@ def open_index(folder: Path, *, encoder: Encoder | None = None) -> OpenIndex:
     for _ in range(_OPEN_ATTEMPTS):
         manifest = read_manifest(folder)
         if encoder is not None:
-            _check_encoder(folder, manifest, encoder)
+            check_encoder(folder, manifest, encoder)
         try:
             return _open_generation(folder, manifest)
         except IndexCorruptError:
@@ -193,7 +193,8 @@ def _why_no_index(folder: Path) -> str:
     return f"{folder} is not an index (it has no {MANIFEST}): give the folder of `shoplens index`"
 
 
-def _check_encoder(folder: Path, manifest: Manifest, encoder: Encoder) -> None:
+def check_encoder(folder: Path, manifest: Manifest, encoder: Encoder) -> None:
+    """Raise IndexMismatchError where the index of `folder` was made by another encoder."""
     made_by = manifest.encoder
     if made_by.fingerprint == encoder.fingerprint and made_by.dim == encoder.dim:
         return
@@ -359,12 +360,8 @@ def commit(folder: Path, prepared: Path, manifest: Manifest) -> None:
     prepared.rename(generation)
     flush(folder)
     content = manifest.model_dump(mode="json")
-    write_atomically(folder / MANIFEST, lambda path: _write(path, _render(content)))
+    replace_bytes(folder / MANIFEST, _render(content))
     remove_leftovers(folder, manifest.generation)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 def remove_leftovers(folder: Path, generation: str) -> None:

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from indexing.cli import ImagesRoot, Mapping, OnDuplicateChoice, Profile, parse_mapping
+from indexing.cli import (
+    ImagesRoot,
+    Mapping,
+    OnDuplicateChoice,
+    Profile,
+    bad_option,
+    parse_mapping,
+    say_left_out,
+)
 
 if TYPE_CHECKING:
     from indexing.catalog import OnDuplicate
@@ -81,9 +89,7 @@ def clip(
             seed=seed,
         )
     except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise TrainingError(f"{option} {first['input']}: {first['msg']}") from error
+        raise TrainingError(bad_option(error)) from error
     keep_freed_memory()
     encoder = load_encoder(start, device=device)
     if not isinstance(encoder, ClipEncoder):
@@ -97,10 +103,4 @@ def clip(
     ]
     run_clip(encoder, sources, out, config)
     for source in sources:
-        counts = source.counts
-        if counts.rejected or counts.images_rejected:
-            typer.echo(
-                f"{source.path}: {counts.rejected:,} rows and {counts.images_rejected:,} pictures "
-                "were left out; `shoplens index` lists the reasons",
-                err=True,
-            )
+        say_left_out(source)

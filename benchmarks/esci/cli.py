@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from indexing.cli import show_progress
+from indexing.cli import bad_option, resumable, show_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,23 +114,19 @@ def esci_split(
         small=small,
         allow_urls=allow_urls,
     )
-    try:
-        with show_progress() as progress:
-            split = build_split(
-                examples,
-                products,
-                [parse_source(text) for text in images],
-                images_root,
-                out,
-                options,
-                facts=facts,
-                placeholders=placeholders,
-                stage=lambda name: typer.echo(f"{name} ...", err=True),
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command to go on", err=True)
-        raise typer.Exit(130) from None
+    with resumable(), show_progress() as progress:
+        split = build_split(
+            examples,
+            products,
+            [parse_source(text) for text in images],
+            images_root,
+            out,
+            options,
+            facts=facts,
+            placeholders=placeholders,
+            stage=lambda name: typer.echo(f"{name} ...", err=True),
+            progress=progress,
+        )
     Console().print(summary(split.manifest))
     typer.echo(f"{out} is ready")
 
@@ -193,6 +189,4 @@ def _options(**values: object) -> Options:
     try:
         return Options.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise BenchmarkError(f"{option} {first['input']}: {first['msg']}") from error
+        raise BenchmarkError(bad_option(error)) from error

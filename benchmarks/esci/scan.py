@@ -25,11 +25,12 @@ from benchmarks.esci.official import in_chunks, parquet_batches, reading
 from benchmarks.esci.phash import phash
 from benchmarks.esci.pictures import Paths
 from indexing.catalog.locations import ImageRoot, LocationError
-from indexing.durable import write_atomically
+from indexing.durable import replace_bytes, write_atomically
 from indexing.errors import BenchmarkError, FetchError, ImageError
 from indexing.fetch import fetch_image
 from indexing.images import decoding, read_bytes
 from indexing.messages import one_line, reason, shown
+from indexing.processor import usable_cores
 
 if TYPE_CHECKING:
     from indexing.embed import Progress
@@ -179,7 +180,7 @@ def scan(
         raise BenchmarkError(f"--images-root {shown(root.folder)}: no such folder")
     shards.mkdir(parents=True, exist_ok=True)
     schema = SCHEMA.with_metadata({_ROOT: os.fsencode(root.folder)})
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(usable_cores())
     done = 0
     if progress is not None:
         progress(done, len(todo))
@@ -221,7 +222,7 @@ def _look(root: ImageRoot, name: str, web: bool, url: str | None) -> Fact:
         elif url:
             data = fetch_image(url)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, partial(_write_bytes, data))
+            replace_bytes(file, data)
         elif web:
             return Fact(error=_NOT_FETCHED, lasting=False)
         else:
@@ -231,10 +232,6 @@ def _look(root: ImageRoot, name: str, web: bool, url: str | None) -> Fact:
     except (ImageError, OSError) as error:
         return Fact(error=reason(error).removeprefix(f"{shown(file)}: "), lasting=False)
     return examine(data)
-
-
-def _write_bytes(data: bytes, path: Path) -> None:
-    path.write_bytes(data)
 
 
 def examine(data: bytes) -> Fact:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from benchmarks.datasets import as_word, between_products, matching
+from benchmarks.datasets import as_word, between_products
 from benchmarks.esci.manifest import IMAGES, PRODUCTS, QUERIES, read_split
-from benchmarks.retrieval.task import Ints, Links, Side, Task
+from benchmarks.retrieval.task import Ints, Links, Side, Task, matching
 from indexing.catalog.locations import ImageRoot
 from indexing.catalog.product import ProductImage
 

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.retrieval.exact import Counts
 from benchmarks.retrieval.order import Floats, judged_ranks, placed, strictly_falling
-from benchmarks.retrieval.task import Ints, Links, Side, Task
-from indexing.durable import write_atomically
+from benchmarks.retrieval.task import Ints, Links, Side, Task, matching
+from indexing.durable import replace_bytes, write_atomically
 from indexing.errors import BenchmarkError
 from indexing.messages import reason, shown
 
@@ -80,7 +80,8 @@ def order_answers(task: Task, counts: Counts, duplicate_scores: Floats) -> Answe
     )
     strict = ranks
     if len(task.duplicates):
-        pair, duplicate = _met(judged, task.duplicates)
+        met = matching(judged.query, task.duplicates.query)
+        pair, duplicate = met.query, met.row
         above, tied = counts.above.copy(), counts.tied.copy()
         np.add.at(above, pair[duplicate_scores[duplicate] > scores[pair]], 1)
         np.add.at(tied, pair[duplicate_scores[duplicate] == scores[pair]], 1)
@@ -127,15 +128,6 @@ def listed_answers(task: Task, rows: Ints, scores: Floats, depth: int) -> Answer
         above[part] = (others > mine).sum(axis=1)
         tied[part] = ((others == mine) & np.isfinite(others)).sum(axis=1)
     return order_answers(task, Counts(own, above, tied, wrong_rows, wrong_scores), found[3])
-
-
-def _met(judged: Links, others: Links) -> tuple[Ints, Ints]:
-    """Every pair of a judged answer and one of `others` of the same query, as positions."""
-    first = np.searchsorted(others.query, judged.query, "left")
-    counts = np.searchsorted(others.query, judged.query, "right") - first
-    pair = np.repeat(np.arange(len(judged)), counts)
-    offset = np.arange(len(pair)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return pair, first[pair] + offset
 
 
 def store_task(folder: Path, task: Task, left_out: dict[str, int]) -> None:
@@ -221,11 +213,7 @@ def _write_side(path: Path, side: Side) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    replace_bytes(path, text.encode())
 
 
 @dataclass(frozen=True)

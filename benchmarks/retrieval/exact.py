@@ -18,7 +18,6 @@ the centre, which decide, are the most precise.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from benchmarks.retrieval.order import Floats
 from benchmarks.retrieval.task import Ints, Links
+from indexing.processor import usable_cores
 
 QUERY_BLOCK = 512
 GALLERY_BLOCK = 4096
@@ -114,7 +114,7 @@ def _one_thread_each() -> Iterator[int]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield min(threads, os.cpu_count() or 1)
+        yield min(threads, usable_cores())
     finally:
         torch.set_num_threads(threads)
 
@@ -136,7 +136,7 @@ class _Block:
         self._depth = min(depth, scorer.gallery)
         self._width = min(GALLERY_BLOCK, -(-scorer.gallery // _SEGMENT) * _SEGMENT)
         self._judged = _between(judged, first, last)
-        self._hidden = _joined(self._judged, _between(taken_out, first, last))
+        self._hidden = self._judged.union(_between(taken_out, first, last))
         self._out_depth = depth
 
     def count(self) -> Counts:
@@ -268,10 +268,6 @@ def _between(links: Links, first: int, last: int) -> Links:
     """The links of these queries, numbered from 0."""
     part = slice(*np.searchsorted(links.query, [first, last]))
     return Links(links.query[part] - first, links.row[part])
-
-
-def _joined(one: Links, other: Links) -> Links:
-    return Links.of(np.concatenate([one.query, other.query]), np.concatenate([one.row, other.row]))
 
 
 def _slots(query: Ints, scores: Floats) -> list[Ints]:

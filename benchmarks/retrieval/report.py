@@ -26,7 +26,7 @@ from benchmarks.retrieval.scored import (
     TaskScores,
 )
 from benchmarks.retrieval.worst import WORST, draw_worst
-from indexing.durable import write_atomically
+from indexing.durable import replace_bytes
 from indexing.messages import one_line
 
 Mean = Literal["micro", "macro"]
@@ -262,7 +262,4 @@ def _rounded(value: Any, decimals: int = _DECIMALS) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    def write(file: Path) -> None:
-        file.write_text(f"{text}\n", encoding="utf-8")
-
-    write_atomically(path, write)
+    replace_bytes(path, f"{text}\n".encode())

@@ -23,7 +23,7 @@ from benchmarks.retrieval.exact import Scorer, count_answers
 from benchmarks.retrieval.measures import DEEP
 from benchmarks.retrieval.order import Floats
 from benchmarks.retrieval.scorers import VectorScorer
-from benchmarks.retrieval.task import Ints, Links, Side, Task
+from benchmarks.retrieval.task import Ints, Side, Task
 from benchmarks.systems import (
     TEXT_SEARCH,
     applies,
@@ -54,7 +54,7 @@ class Subject:
 
 @dataclass
 class _Vectors:
-    """One system's vectors of a task; None for a picture that cannot be used."""
+    """One system's vectors of a task, zeros for a picture that cannot be used."""
 
     queries: Floats
     gallery: Floats
@@ -134,7 +134,8 @@ def _run_task(
         store_answers(folder, task, System(name, "exact", position, seconds), answers)
     if subject.index is not None:
         keys = [own.gallery_keys[row] for row in kept_gallery]
-        _answer_by_index(task, subject, own, keys, folder, depth)
+        name, index = subject.encoder.name, subject.index
+        _answer_by_index(task, name, index, own.queries, keys, folder, depth)
 
 
 def _scorer(name: str, task: Task, own: _Vectors, vectors: dict[str, _Vectors]) -> Scorer:
@@ -147,10 +148,7 @@ def _scorer(name: str, task: Task, own: _Vectors, vectors: dict[str, _Vectors]) 
 
 
 def _answer(task: Task, scorer: Scorer, depth: int, progress: Progress | None) -> Answers:
-    taken_out = Links.of(
-        np.concatenate([task.removed.query, task.duplicates.query]),
-        np.concatenate([task.removed.row, task.duplicates.row]),
-    )
+    taken_out = task.removed.union(task.duplicates)
     counts = count_answers(scorer, task.judged, taken_out, depth, progress=progress)
     duplicates = scorer.exact(task.duplicates.query, task.duplicates.row)
     return order_answers(task, counts, duplicates)
@@ -158,16 +156,14 @@ def _answer(task: Task, scorer: Scorer, depth: int, progress: Progress | None) -
 
 def _answer_by_index(
     task: Task,
-    subject: Subject,
-    own: _Vectors,
+    name: str,
+    index: OpenIndex,
+    queries: Floats,
     keys: list[bytes | None],
     folder: Path,
     depth: int,
 ) -> None:
     """The same queries through the index under test, which may be approximate."""
-    index = subject.index
-    if index is None:
-        return
     rows = _rows_of(index, keys)
     missing = int((rows < 0).sum())
     if missing:
@@ -180,16 +176,14 @@ def _answer_by_index(
     allowed[rows] = True
     back = np.full(index.index.ntotal, -1, np.int64)
     back[rows] = np.arange(len(rows))
-    hidden = np.bincount(
-        np.concatenate([task.removed.query, task.duplicates.query]), minlength=len(task.queries)
-    )
+    hidden = np.bincount(task.removed.union(task.duplicates).query)
     fetch = min(max(depth, DEEP) + int(hidden.max(initial=0)), len(rows))
     started = time.perf_counter()
-    scores, found = index.index.search(own.queries, fetch, None if allowed.all() else allowed)
+    scores, found = index.index.search(queries, fetch, None if allowed.all() else allowed)
     seconds = {"search": time.perf_counter() - started}
     answers = listed_answers(task, np.where(found >= 0, back[found], -1), scores, depth)
     note = f"{index.folder}, an index of type {index.manifest.index.type}"
-    store_answers(folder, task, System(subject.encoder.name, "index", 0, seconds, note), answers)
+    store_answers(folder, task, System(name, "index", 0, seconds, note), answers)
 
 
 def _rows_of(index: OpenIndex, keys: list[bytes | None]) -> Ints:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +9,7 @@ from torch import Tensor
 from benchmarks.retrieval.exact import Fill
 from benchmarks.retrieval.order import Floats
 from benchmarks.retrieval.task import Ints
+from indexing.processor import processor_flags
 from indexing.vectors import inner_products
 
 _PAIRS = 1 << 8  # pairs whose vectors are gathered at once: they stay in the cache
@@ -90,10 +89,7 @@ def fast_bfloat16(device: str) -> bool:
     """Whether bfloat16 matrices are multiplied faster than float32 ones, with float32 sums."""
     if device != "cpu":  # a GPU may round partial sums, which the error bound does not know
         return False
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux
-        return False
+    return "amx_bf16" in processor_flags()
 
 
 def _spread(queries: Floats, gallery: Floats) -> float:

@@ -59,6 +59,22 @@ class Links:
         pairs = np.unique(np.stack([query, row], axis=1).astype(np.int64).reshape(-1, 2), axis=0)
         return cls(pairs[:, 0].copy(), pairs[:, 1].copy())
 
+    def union(self, other: Links) -> Links:
+        """The links of both."""
+        return Links.of(
+            np.concatenate([self.query, other.query]), np.concatenate([self.row, other.row])
+        )
+
+
+def matching(asked: Ints, offered: Ints) -> Links:
+    """Every query and gallery row of the same number."""
+    order = np.argsort(offered, kind="stable")
+    first = np.searchsorted(offered[order], asked, "left")
+    counts = np.searchsorted(offered[order], asked, "right") - first
+    query = np.repeat(np.arange(len(asked)), counts)
+    offset = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return Links(query, order[first[query] + offset])
+
 
 @dataclass(frozen=True)
 class Task:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from indexing.errors import ModelError
+from indexing.models.text import ends_of_text, pools_end_of_text, projected, with_positions
 from indexing.models.token_pruning import TokenPruning, gated_attention, token_scores
 
 
@@ -62,13 +63,13 @@ class PrunedText:
         """Embed titles with masks: soft or straight-through for training, `hard` as at
         inference. `ids` is int64 [b, context_length]."""
         config, pruning, tower = self._pruning.config, self._pruning, self._tower
-        places = _places(tower, self._model, ids)
+        places = _places(self._model, ids)
         if not self._prunes():  # to the bit what open_clip gives
             whole = [torch.ones(places.valid.shape, device=ids.device)] * len(config.base)
             nothing = pruning.penalty([], places.prunable)
             return PrunedTexts(self._model.encode_text(ids), nothing, places.prunable, [], whole)
         length = places.valid.shape[1]
-        x = _embedded(tower, ids[:, :length])
+        x = with_positions(tower, ids[:, :length])
         bias = tower.attn_mask[:length, :length]
         alive = torch.ones(places.valid.shape, device=ids.device)
         scores: list[Tensor] = []
@@ -93,7 +94,7 @@ class PrunedText:
             if config.multiply and scores:
                 x = x * alive[..., None].to(x.dtype)
             states.append(alive)
-        embeddings = _projected(tower, x, places.eot)
+        embeddings = _pooled(tower, x, places.eot)
         penalty = pruning.penalty(masks, places.prunable)
         return PrunedTexts(embeddings, penalty, places.prunable, scores, states)
 
@@ -107,8 +108,8 @@ class PrunedText:
         config, pruning, tower = self._pruning.config, self._pruning, self._tower
         if config.keys == "none" or not self._prunes():
             return self(ids, hard=True).embeddings
-        places = _places(tower, self._model, ids)
-        x = _embedded(tower, ids[:, : places.valid.shape[1]])
+        places = _places(self._model, ids)
+        x = with_positions(tower, ids[:, : places.valid.shape[1]])
         for layer, block in enumerate(tower.transformer.resblocks):
             mask = None
             if pruning.prunes(layer):
@@ -122,7 +123,7 @@ class PrunedText:
             x = block(x, attn_mask=tower.attn_mask[:length, :length])
             if mask is not None and config.keys == "next":
                 x, places = _dropped(x, places, mask)
-        return _projected(tower, x, places.eot)
+        return _pooled(tower, x, places.eot)
 
     def _prunes(self) -> bool:
         return any(map(self._pruning.prunes, range(len(self._pruning.config.base))))
@@ -136,49 +137,27 @@ def text_tower(model: Any) -> Any:
     """
     tower = getattr(model, "text", model)
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    pooling = getattr(model, "text_pool_type", None) or getattr(tower, "pool_type", None)
-    plain = (
-        blocks is not None
-        and all(isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks)
-        and getattr(tower, "attn_mask", None) is not None
-        and getattr(tower, "cls_emb", None) is None
-        and not getattr(tower, "use_pad_mask", False)
-        and pooling in ("argmax", "eos")
+    plain = blocks is not None and all(
+        isinstance(getattr(block, "attn", None), nn.MultiheadAttention) for block in blocks
     )
-    if not plain:
+    if not (plain and pools_end_of_text(model)):
         raise ModelError(
             "token pruning needs a causal text transformer of open_clip that pools the "
-            f"end-of-text token; this model's is {type(tower).__name__} pooling {pooling}"
+            f"end-of-text token; this model's is {type(tower).__name__}"
         )
     return tower
 
 
-def _places(tower: Any, model: Any, ids: Tensor) -> _Places:
-    pooling = getattr(model, "text_pool_type", None) or tower.pool_type
-    if pooling == "argmax":
-        eot = ids.argmax(-1)
-    else:
-        end = model.text_eos_id if hasattr(model, "text_eos_id") else tower.eos_id
-        eot = (ids == int(end)).int().argmax(-1)
+def _places(model: Any, ids: Tensor) -> _Places:
+    eot = ends_of_text(model, ids)
     place = torch.arange(int(eot.max()) + 1, device=ids.device)[None, :]
     valid = place <= eot[:, None]
     return _Places(eot, valid, valid & (place > 0) & (place < eot[:, None]))
 
 
-def _embedded(tower: Any, ids: Tensor) -> Tensor:
-    dtype = tower.transformer.get_cast_dtype()
-    x: Tensor = tower.token_embedding(ids).to(dtype)
-    embedded: Tensor = x + tower.positional_embedding[: ids.shape[1]].to(dtype)
-    return embedded
-
-
-def _projected(tower: Any, x: Tensor, eot: Tensor) -> Tensor:
-    pooled: Tensor = tower.ln_final(x[torch.arange(len(x), device=x.device), eot])
-    projection = tower.text_projection
-    if projection is None:
-        return pooled
-    found: Tensor = projection(pooled) if isinstance(projection, nn.Module) else pooled @ projection
-    return found
+def _pooled(tower: Any, x: Tensor, eot: Tensor) -> Tensor:
+    last: Tensor = tower.ln_final(x[torch.arange(len(x), device=x.device), eot])
+    return projected(tower, last)
 
 
 def _heads(block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,33 +61,65 @@ def embed_tokens(model: Any, ids: Tensor) -> Tensor:
         float [n, dim], not normalised.
     """
     tower = getattr(model, "text", model)
-    pooling = getattr(model, "text_pool_type", None) or getattr(tower, "pool_type", None)
-    mask = getattr(tower, "attn_mask", None)
-    plain = getattr(tower, "cls_emb", None) is None and not getattr(tower, "use_pad_mask", False)
-    if mask is None or pooling not in ("argmax", "eos") or not plain or len(ids) == 0:
+    if not pools_end_of_text(model) or len(ids) == 0:
         whole: Tensor = model.encode_text(ids)
         return whole
-    eos = getattr(model, "text_eos_id", None) or getattr(tower, "eos_id", None)
-    ends = ids.argmax(-1) if pooling == "argmax" else (ids == int(eos or 0)).int().argmax(-1)
+    ends = ends_of_text(model, ids)
     order = torch.argsort(ends)
-    pooled = torch.cat([_pooled(tower, ids[part], ends[part]) for part in order.split(_GROUP)])  # type: ignore[no-untyped-call]
-    pooled = pooled[torch.argsort(order)]
-    projection = tower.text_projection
-    if projection is None:
-        return pooled
-    projected: Tensor = (
-        projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
-    )
-    return projected
+    groups = order.split(_GROUP)  # type: ignore[no-untyped-call]
+    last = torch.cat([_last_state(tower, ids[part], ends[part]) for part in groups])
+    return projected(tower, last[torch.argsort(order)])
 
 
-def _pooled(tower: Any, ids: Tensor, ends: Tensor) -> Tensor:
+def _last_state(tower: Any, ids: Tensor, ends: Tensor) -> Tensor:
     """The last layer's state at the end-of-text token, float [n, width]."""
     length = int(ends.max()) + 1
-    dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(ids[:, :length]).to(dtype)
-    x = x + tower.positional_embedding[:length].to(dtype)
+    x = with_positions(tower, ids[:, :length])
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
     at_end: Tensor = x[torch.arange(len(x), device=x.device), ends]
     normed: Tensor = tower.ln_final(at_end)
     return normed
+
+
+def pools_end_of_text(model: Any) -> bool:
+    """Whether the text tower is causal and gives its state at the end-of-text token, so
+    that nothing after that token has an effect."""
+    tower = getattr(model, "text", model)
+    return (
+        _pooling(model) in ("argmax", "eos")
+        and getattr(tower, "attn_mask", None) is not None
+        and getattr(tower, "cls_emb", None) is None
+        and not getattr(tower, "use_pad_mask", False)
+    )
+
+
+def ends_of_text(model: Any, ids: Tensor) -> Tensor:
+    """The place of each text's end-of-text token, int64 [n]; `ids` is int64 [n, length]."""
+    if _pooling(model) == "argmax":
+        return ids.argmax(-1)
+    end = model.text_eos_id if hasattr(model, "text_eos_id") else model.text.eos_id
+    return (ids == int(end)).int().argmax(-1)
+
+
+def with_positions(tower: Any, ids: Tensor) -> Tensor:
+    """Token and position embeddings, [n, length, width]."""
+    dtype = tower.transformer.get_cast_dtype()
+    x: Tensor = tower.token_embedding(ids).to(dtype)
+    embedded: Tensor = x + tower.positional_embedding[: ids.shape[1]].to(dtype)
+    return embedded
+
+
+def projected(tower: Any, pooled: Tensor) -> Tensor:
+    """The tower's output [n, dim] out of normalised states [n, width]."""
+    projection = tower.text_projection
+    if projection is None:
+        return pooled
+    found: Tensor = (
+        projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
+    )
+    return found
+
+
+def _pooling(model: Any) -> str | None:
+    tower = getattr(model, "text", model)
+    return getattr(model, "text_pool_type", None) or getattr(tower, "pool_type", None)

@@ -191,7 +191,7 @@ def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_blas_kernel_is_named_for_new_processors_unless_the_user_did(
     monkeypatch: pytest.MonkeyPatch, flags: str, chosen_by_user: str | None, expected: str | None
 ) -> None:
-    monkeypatch.setattr(faiss_import, "_processor_flags", lambda: set(flags.split()))
+    monkeypatch.setattr(faiss_import, "processor_flags", lambda: set(flags.split()))
     monkeypatch.setenv("OPENBLAS_CORETYPE", chosen_by_user or "")
     if chosen_by_user is None:
         monkeypatch.delenv("OPENBLAS_CORETYPE")

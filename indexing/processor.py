@@ -1,0 +1,28 @@
+"""The processor that this process runs on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    # sched_getaffinity knows of them; macOS does not have it.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return usable or 1
+
+
+def processor_flags() -> set[str]:
+    """Instruction sets by their Linux names, such as avx512f; empty on other systems."""
+    return set(processor_info("flags").split())
+
+
+def processor_info(name: str) -> str:
+    """What Linux says of the first core, such as its `model name`; empty where nothing."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return ""
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(name))
+    return next(found, "")

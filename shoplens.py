@@ -23,6 +23,7 @@ import benchmarks.ann_cli
 import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.speed_cli
+import indexing.cleaning_cli
 import indexing.cli
 import search.cli
 import training.cli
@@ -113,6 +114,7 @@ bench = typer.Typer(
     """,
 )
 
+app.command()(indexing.cleaning_cli.clean)
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
 app.command()(indexing.cli.index)

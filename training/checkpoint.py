@@ -1,22 +1,25 @@
-"""A run on disk: the best model, and what it takes to go on after a stop."""
+"""A run on disk: the best model, the last one, and what it takes to go on after a stop."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import nn
 
 from indexing.durable import write_atomically
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
+from indexing.models.token_pruning import Pruning, TokenPruning
+from training.card import model_card
 from training.config import TrainConfig
-
-if TYPE_CHECKING:
-    from training.loop import Epoch
+from training.data import Pairs
+from training.progress import Epoch, Progress
 
 
 @dataclass(frozen=True)
@@ -28,84 +31,110 @@ class Run:
 
     out: Path
     encoder: ClipEncoder
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
     config: TrainConfig
     identity: str
 
-    def save_best(self, history: list[Epoch]) -> None:
-        """Writes `out` as a model folder, with a card that says how it came about."""
-        self.encoder.save(self.out, card=_card(history, self.config))
+    def save_models(self, progress: Progress) -> None:
+        """Writes `out`/last, and `out` where the last epoch is the best, as model folders."""
+        card = model_card(progress.history, self.config, self.encoder.pruning)
+        if progress.is_best():
+            self.encoder.save(self.out, card=card)
+        self.encoder.save(self._file.parent, card=card)
 
-    def save(self, history: list[Epoch]) -> None:
-        """Writes `out`/last: the model of the last epoch, and run.pt to go on from.
+    def save(self, progress: Progress, optimizer: torch.optim.Optimizer, loss: nn.Module) -> None:
+        """Writes `out`/last/run.pt, from which the run goes on exactly.
 
-        run.pt holds tensors and plain values only, and is replaced in one step.
+        The file holds tensors and plain values only, and is replaced in one step. What is
+        random depends on the seed and the step alone, so no state of a generator is needed.
         """
+        pruning = self.encoder.pruning
         state = {
             "model": self.encoder.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "history": [asdict(epoch) for epoch in history],
-            "config": self.config.model_dump_json(),
+            "pruning": None if pruning is None else pruning.config.model_dump_json(),
+            "thresholds": {} if pruning is None else pruning.state_dict(),
+            "loss": loss.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "done": progress.done,
+            "history": [asdict(epoch) for epoch in progress.history],
+            "running": progress.running,
+            "config": json.dumps(self.config.decisive()),
             "identity": self.identity,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._file, lambda path: torch.save(state, path))
-        self.encoder.save(self._file.parent, card=_card(history, self.config))
 
-    def load(self) -> list[dict[str, Any]]:
-        """Takes up a stopped run; the epochs that it has behind it, none where there is none.
+    def load(self) -> Saved | None:
+        """What a stopped run in `out` left behind; None where there is none.
 
         Raises:
-            TrainingError: The run in `out` had other settings, data or start, or cannot be
-                read.
+            TrainingError: The run had other settings, data or start, or cannot be read.
         """
         if not self._file.exists():
-            return []
+            return None
         way_out = f"choose another --out, or remove {self._file} to start over"
         try:
             state = torch.load(self._file, map_location=self.encoder.device, weights_only=True)
             settings, identity = json.loads(state["config"]), state["identity"]
-            history: list[dict[str, Any]] = list(state["history"])
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError) as error:
+            history = [Epoch(**epoch) for epoch in state["history"]]
+            progress = Progress(state["done"], history, list(state["running"]))
+            pruning = state["pruning"]
+            saved = Saved(state, progress, pruning and Pruning.model_validate_json(pruning))
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            EOFError,
+            KeyError,
+            UnpicklingError,
+        ) as error:
             raise TrainingError(f"{self._file} cannot be read: {way_out}") from error
-        if settings != json.loads(self.config.model_dump_json()):
+        if settings != json.loads(json.dumps(self.config.decisive())):
             raise TrainingError(f"{self.out} holds a run with other settings: {way_out}")
         if identity != self.identity:
             raise TrainingError(
                 f"{self.out} holds a run on another catalog or from another model: {way_out}"
             )
-        self.encoder.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        return history
+        return saved
 
     @property
     def _file(self) -> Path:
         return self.out / "last" / "run.pt"
 
 
-def _card(history: list[Epoch], config: TrainConfig) -> str:
-    rows = "\n".join(
-        f"| {epoch.number + 1} | {epoch.loss:.4f} | {epoch.recall_1:.4f} "
-        f"| {epoch.recall_5:.4f} | {epoch.recall_10:.4f} |"
-        for epoch in history
-    )
-    settings = json.dumps(config.model_dump(), indent=2)
-    return f"""# A CLIP model fine-tuned by shoplens
+@dataclass(frozen=True)
+class Saved:
+    """A run as `Run.save` left it."""
 
-Title -> picture recall on held-out titles of the training catalog (their mean chose the epoch):
+    state: dict[str, Any]
+    progress: Progress
+    pruning: Pruning | None
 
-| epoch | loss | R@1 | R@5 | R@10 |
-|---|---|---|---|---|
-{rows}
+    def restore_pruning(self, encoder: ClipEncoder) -> None:
+        """Gives the encoder the pruning of the run; one of the same settings stays in place."""
+        if self.pruning is None:
+            encoder.pruning = None
+            return
+        if encoder.pruning is None or encoder.pruning.config != self.pruning:
+            encoder.pruning = TokenPruning(self.pruning).to(encoder.device)
+        encoder.pruning.load_state_dict(self.state["thresholds"])
 
-Settings:
+    def restore(
+        self, encoder: ClipEncoder, optimizer: torch.optim.Optimizer, loss: nn.Module
+    ) -> None:
+        """Gives model, optimizer and loss the state of the run."""
+        encoder.model.load_state_dict(self.state["model"])
+        optimizer.load_state_dict(self.state["optimizer"])
+        loss.load_state_dict(self.state["loss"])
 
-```json
-{settings}
-```
 
-Epochs behind it: {len(history)}. Open it with `shoplens index CATALOG --out DIR --model FOLDER`.
-"""
+def identity_of(encoder: ClipEncoder, *parts: Pairs) -> str:
+    """Hex SHA-256 of what a run starts from: the model, products, titles and picture names."""
+    digest = hashlib.sha256(encoder.fingerprint.encode())
+    for pairs in parts:
+        for picture, title, product in zip(
+            pairs.pictures, pairs.titles, pairs.products, strict=True
+        ):
+            line = f"{picture.location}\0{title}\0{product}\0"
+            digest.update(line.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

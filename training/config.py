@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+Preset = Literal["standard", "calibrated", "paper"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+# What changes how a run is computed and not what it computes: a stopped run may go on with
+# others, as after running out of memory.
+_HOW = frozenset({"chunk", "precision", "checkpoint_activations", "checkpoint_minutes"})
 
 
 class TrainConfig(BaseModel):
@@ -10,18 +19,38 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(256, ge=2)
-    # Peak of a linear warm-up over the first 5% of the steps and a cosine down to zero.
-    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(0.02, ge=0, allow_inf_nan=False)  # the MML-TP paper's
+    # Where token pruning comes from, see training/presets.py; None: the encoder as it is.
+    preset: Preset | None = None
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)  # the peak
+    # Share of the steps over which the rate rises to its peak; after that a cosine falls.
+    warm_up: float = Field(default=0.05, ge=0, le=1)
+    # Share of the peak that the rate starts from and comes down to.
+    floor: float = Field(default=0.0, ge=0, le=1)
+    # Peak for the thresholds of token pruning; None: by the rule in training/optimizer.py.
+    threshold_learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.02, ge=0, allow_inf_nan=False)  # the MML-TP paper's
+    loss: Literal["infonce", "siglip"] = "infonce"
     # Share of the distinct titles that is held out to choose the best epoch.
-    validation_share: float = Field(0.05, gt=0, lt=1)
+    validation_share: float = Field(default=0.05, gt=0, lt=1)
     # Train the text tower and the last picture projection only; each picture is seen once.
     lock_image: bool = False
+    # Show open picture towers random crops, mirrored half of the time.
+    augment: bool = True
     # Weight of keeping the similarities between pictures that the tower had before. What it
     # knew of pictures unlike this catalog's would otherwise fade.
-    keep_similarities: float = Field(0.0, ge=0, allow_inf_nan=False)
+    keep_similarities: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     # Share of title words hidden in each step.
-    word_dropout: float = Field(0.0, ge=0, lt=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    word_dropout: float = Field(default=0.0, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    # Pairs that go through the towers at a time; None: the whole batch.
+    chunk: int | None = Field(default=None, ge=1)
+    precision: Precision = "auto"
+    # Compute activations anew for the gradient, and not keep them.
+    checkpoint_activations: bool = False
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+
+    def decisive(self) -> dict[str, object]:
+        """The settings that the outcome depends on but for rounding, as plain values."""
+        return self.model_dump(mode="json", exclude=set(_HOW))

@@ -32,13 +32,14 @@ class ImageSide(Protocol):
     """Hands out pictures by row and turns them into embeddings that carry gradients."""
 
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
-        """The rows of each batch that could be read, and what `embed` takes for them."""
+        """For each batch, in order: its rows that could be read, and what `embed` takes for
+        them. Both are empty where none could be read."""
 
     def embed(self, images: Tensor) -> Tensor:
         """float [n, dim], not normalised."""
 
     def before(self, images: Tensor) -> Tensor:
-        """Unit vectors [n, e] of what the tower made of these pictures before training."""
+        """Unit vectors [n, dim] of what the tower made of these pictures before training."""
 
 
 class LockedImages:
@@ -78,8 +79,7 @@ class LockedImages:
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
         for batch in batches:
             rows = batch[self.usable[batch]]
-            if len(rows):
-                yield rows, self.features[self._places[rows]]
+            yield rows, self.features[self._places[rows]]
 
     def embed(self, images: Tensor) -> Tensor:
         embeddings: Tensor = last_projection(self._visual)(images.to(self._device))
@@ -154,15 +154,18 @@ class OpenImages:
         self._std = torch.tensor(preprocessing["std"]).view(3, 1, 1)
 
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
-        # The next batch is decoded while this one trains.
-        with ThreadPoolExecutor(thread_name_prefix="decode") as pool:
-            ahead: deque[tuple[Rows, list[Future[Tensor | None]]]] = deque()
-            for batch in [*batches, None]:
-                if batch is not None:
-                    rows = batch[self.usable[batch]]
-                    ahead.append((rows, [pool.submit(self._load, int(r), epoch) for r in rows]))
-                if len(ahead) == 2 or (batch is None and ahead):
-                    yield from self._loaded(*ahead.popleft())
+        pool = ThreadPoolExecutor(thread_name_prefix="decode")
+        ahead: deque[tuple[Rows, list[Future[Tensor | None]]]] = deque()
+        try:
+            for batch in batches:
+                rows = batch[self.usable[batch]]
+                ahead.append((rows, [pool.submit(self._load, int(r), epoch) for r in rows]))
+                if len(ahead) == 2:  # the next batch is decoded while this one trains
+                    yield self._loaded(*ahead.popleft())
+            while ahead:
+                yield self._loaded(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def embed(self, images: Tensor) -> Tensor:
         features: Tensor = self._encoder.model.encode_image(images.to(self._encoder.device))
@@ -173,14 +176,13 @@ class OpenImages:
             features = self._before(images.to(self._encoder.device))
         return functional.normalize(features.float(), dim=-1)
 
-    def _loaded(
-        self, rows: Rows, futures: list[Future[Tensor | None]]
-    ) -> Iterator[tuple[Rows, Tensor]]:
+    def _loaded(self, rows: Rows, futures: list[Future[Tensor | None]]) -> tuple[Rows, Tensor]:
         pictures = [future.result() for future in futures]
         readable = np.array([picture is not None for picture in pictures], bool)
         self.usable[rows[~readable]] = False
-        if readable.any():
-            yield rows[readable], torch.stack([p for p in pictures if p is not None])
+        blank = torch.empty(0, 3, self._encoder.image_size, self._encoder.image_size)
+        shown = [picture for picture in pictures if picture is not None]
+        return rows[readable], torch.stack(shown) if shown else blank
 
     def _load(self, row: int, epoch: int) -> Tensor | None:
         picture = self._pictures[row]

@@ -3,39 +3,72 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from training.loop import Epoch
+from indexing.durable import replace_bytes
+from training.progress import Epoch, Step
 
 
 class TrainingLog:
-    """`metrics.jsonl` (one line an epoch) and, with the extra `train`, TensorBoard events."""
+    """`metrics.jsonl` (one line an epoch) and, with the extra `train`, TensorBoard events.
+
+    Steps and epochs that are done once more after a stop replace what was noted of them.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._folder = folder
         self._board: Any = None
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            return
-        self._board = SummaryWriter(str(folder))
+        self._then: float | None = None
 
-    def step(self, number: int, loss: float) -> None:
-        if self._board is not None:
-            self._board.add_scalar("loss", loss, number)
+    def step(self, step: Step) -> None:
+        board = self._writer(step.number)
+        if board is None:
+            return
+        values = {
+            "loss": step.loss,
+            "penalty": step.penalty,
+            "logit scale": step.logit_scale,
+            "gradient norm": step.gradient_norm,
+            **{f"learning rate/{name}": rate for name, rate in step.rates.items()},
+        }
+        if step.kept is not None:
+            values["Title tokens kept"] = step.kept
+        now = time.monotonic()
+        if self._then is not None and now > self._then:
+            values["pairs per second"] = step.pairs / (now - self._then)
+        self._then = now
+        for name, value in values.items():
+            board.add_scalar(name, value, step.number)
 
     def epoch(self, epoch: Epoch) -> None:
+        path = self._folder / "metrics.jsonl"
+        known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = [*known[: epoch.number], json.dumps(asdict(epoch))]
+        replace_bytes(path, ("\n".join(lines) + "\n").encode())
+        if self._board is None:
+            return
         values = asdict(epoch)
-        self._lines.write(json.dumps(values) + "\n")
-        self._lines.flush()
-        if self._board is not None:
-            for name, value in values.items():
+        thresholds = values.pop("thresholds") or ()
+        values |= {f"threshold of layer {layer}": value for layer, value in enumerate(thresholds)}
+        for name, value in values.items():
+            if value is not None:
                 self._board.add_scalar(f"epoch/{name}", value, epoch.number)
+        self._then = time.monotonic()  # validating is not training
+
+    def _writer(self, step: int) -> Any:
+        if self._board is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return None
+            # Events of a run that was stopped later than it goes on are left out.
+            self._board = SummaryWriter(str(self._folder), purge_step=step)
+        return self._board
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -46,6 +79,5 @@ class TrainingLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._lines.close()
         if self._board is not None:
             self._board.close()

@@ -13,9 +13,11 @@ from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
 from training.config import TrainConfig
 from training.data import Pairs, read_pairs, split_pairs
+from training.distributed import Ranks
 from training.images import ImageSide, LockedImages, OpenImages
 from training.log import TrainingLog
-from training.loop import Epoch, train_clip
+from training.loop import train_clip
+from training.progress import Epoch, Step
 
 
 def run_clip(
@@ -25,11 +27,14 @@ def run_clip(
 
     Raises:
         CatalogError, ModelError, TrainingError: as the stages do.
+        KeyboardInterrupt: The run was asked to stop, and has been saved.
     """
-    claim(out)
-    console = Console(stderr=True)
+    ranks = Ranks(encoder.device)
+    console = Console(stderr=True, quiet=not ranks.first)
+    with ranks.first_alone():
+        claim(out)
     pairs, validation = split_pairs(read_pairs(catalogs), config.validation_share, config.seed)
-    console.print(f"{len(pairs)} pairs to train on, {len(validation)} held out (by title)")
+    console.print(f"{len(pairs)} pairs to train on, {len(validation)} held out")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -39,9 +44,9 @@ def run_clip(
     )
     with Progress(*columns, console=console) as bars, TrainingLog(out / _MARK) as log:
 
-        def image_side(part: Pairs, name: str, *, augment: bool) -> ImageSide:
+        def image_side(part: Pairs, name: str, augment: int | None) -> ImageSide:
             if not config.lock_image:
-                return OpenImages(encoder, part.pictures, augment=config.seed if augment else None)
+                return OpenImages(encoder, part.pictures, augment=augment)
             bar = bars.add_task(f"pictures to {name} on", total=len(part), rate="")
 
             def advance(done: int, total: int) -> None:
@@ -49,19 +54,18 @@ def run_clip(
 
             return LockedImages(encoder, part.pictures, out / "features", advance)
 
-        images = image_side(pairs, "train", augment=True)
-        validation_images = image_side(validation, "validate", augment=False)
+        with ranks.first_alone():  # the others find the features of a locked tower on disk
+            images = image_side(pairs, "train", config.seed if config.augment else None)
+            validation_images = image_side(validation, "validate", None) if ranks.first else None
         bar = bars.add_task("steps", total=None, rate="")
 
-        def on_step(done: int, total: int, loss: float) -> None:
-            bars.update(bar, completed=done, total=total, rate=f"loss {loss:.3f}")
-            log.step(done, loss)
+        def on_step(step: Step) -> None:
+            rate = f"loss {step.loss:.3f}"
+            bars.update(bar, completed=step.number, total=step.total, rate=rate)
+            log.step(step)
 
         def on_epoch(epoch: Epoch) -> None:
-            console.print(
-                f"epoch {epoch.number + 1:3d}  loss {epoch.loss:.4f}  title -> picture "
-                f"R@1 {epoch.recall_1:.3f}  R@5 {epoch.recall_5:.3f}  R@10 {epoch.recall_10:.3f}"
-            )
+            console.print(epoch_line(epoch), soft_wrap=True)
             log.epoch(epoch)
 
         history = train_clip(
@@ -75,8 +79,22 @@ def run_clip(
             on_step=on_step,
             on_epoch=on_epoch,
         )
-    console.print(f"model written to {out}: try `shoplens index CATALOG --out DIR --model {out}`")
+    written = f"model written to {out}: try `shoplens index CATALOG --out DIR --model {out}`"
+    console.print(written, soft_wrap=True)
     return history
+
+
+def epoch_line(epoch: Epoch) -> str:
+    """What a user wants to see of an epoch."""
+    parts = [f"epoch {epoch.number + 1:3d}", f"loss {epoch.loss:.4f}"]
+    if epoch.recall is not None:
+        parts.append(
+            f"title -> picture R@1 {epoch.recall_1:.3f}  R@5 {epoch.recall_5:.3f}  "
+            f"R@10 {epoch.recall_10:.3f}"
+        )
+    if epoch.kept is not None:
+        parts.append(f"Title tokens kept {epoch.kept:.1%}")
+    return "  ".join(parts)
 
 
 _MARK = "log"  # made first, so that a run stopped at any time is known again

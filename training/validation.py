@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
+
+from indexing.errors import TrainingError
+from indexing.models.clip import ClipEncoder
+from training.data import Pairs
+from training.images import ImageSide
 
 Floats = NDArray[np.float32]
 Keys = NDArray[np.int64]
@@ -44,3 +51,27 @@ def recall_at(
 ) -> dict[int, float]:
     """Share of queries whose best right answer is among the first K, for each K."""
     return {k: float((ranks <= k).mean()) if len(ranks) else float("nan") for k in cutoffs}
+
+
+def validate(encoder: ClipEncoder, pairs: Pairs, images: ImageSide) -> dict[int, float]:
+    """Recall@1/5/10 of title -> picture: each distinct title once, all pictures as gallery.
+
+    Titles are read as they will be served: with hard masks where the encoder prunes tokens.
+
+    Raises:
+        TrainingError: No picture can be read.
+    """
+    batches = np.array_split(np.arange(len(pairs)), 1 + len(pairs) // 256)
+    rows, gallery = [], []
+    with torch.inference_mode():
+        for part, pictures in images.batches(batches, 0):
+            if len(part):
+                rows.append(part)
+                embeddings = functional.normalize(images.embed(pictures).float(), dim=-1)
+                gallery.append(embeddings.cpu().numpy())
+    if not rows:
+        raise TrainingError("none of the validation pictures can be read")
+    keys = pairs.keys[np.concatenate(rows)]
+    _, first = np.unique(pairs.keys, return_index=True)
+    queries = encoder.embed_texts([pairs.titles[row] for row in first])
+    return recall_at(first_hit_ranks(queries, np.concatenate(gallery), pairs.keys[first], keys))

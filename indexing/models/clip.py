@@ -2,8 +2,9 @@
 
 A model folder holds
 
-    config.json         model_cfg and preprocess_cfg as open_clip understands them
-    model.safetensors   weights, float32 or float16
+    config.json         model_cfg and preprocess_cfg as open_clip understands them; pruning, a
+                        `Pruning`, where the text tower was trained with token pruning
+    model.safetensors   weights, float32 or float16, and pruning.delta, always float32
     tokenizer.json      absent where the model reads CLIP's own byte-pair tokens
     README.md           the model card
 """
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -29,7 +31,9 @@ from torch.nn import functional
 from indexing.durable import write_atomically
 from indexing.errors import ModelError
 from indexing.messages import reason
+from indexing.models.pruned_text import PrunedText
 from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
+from indexing.models.token_pruning import Pruning, TokenPruning
 from indexing.models.torchvision_repair import import_torchvision
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
 TEXT_BATCH = 256
 MAX_ASPECT = 16
+_DELTA = "pruning.delta"
 _PROBE = (
     "The Quick brown-fox's 350ml BPA-free T-shirt (pack of 2), caf\u00e9 cr\u00e8me \u2013 size XL!"
 )
@@ -46,7 +51,7 @@ class ClipEncoder:
     """An open_clip model with its own preprocessing and tokenizer, as an `Encoder`.
 
     `model` is the open_clip module itself (training works on it); `config` what its folder's
-    config.json says.
+    config.json says, pruning apart; `pruning` the masks of its text tower, None for none.
     """
 
     def __init__(
@@ -58,7 +63,9 @@ class ClipEncoder:
         *,
         device: str = "cpu",
         tokenizer_file: Path | None = None,
+        pruning: TokenPruning | None = None,
     ) -> None:
+        """Raises ModelError where the text tower cannot be pruned so."""
         import_torchvision()
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -71,6 +78,9 @@ class ClipEncoder:
         self.config = config
         self.device = device
         self.tokenizer_file = tokenizer_file
+        self.pruning = pruning
+        if pruning is not None:
+            PrunedText(self.model, pruning.to(device))
         self._transform: Callable[[Image.Image], Tensor] = image_transform_v2(
             PreprocessCfg(**config["preprocess_cfg"]), is_train=False
         )
@@ -87,12 +97,13 @@ class ClipEncoder:
     @property
     def fingerprint(self) -> str:
         # Computed anew each time: training changes the weights of the model that is held.
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True, default=list).encode())
+        config = json.dumps(self._folder_config(), sort_keys=True, default=list)
+        digest = hashlib.sha256(config.encode())
         if self.tokenizer_file is not None:
             digest.update(self.tokenizer_file.read_bytes())
         # For tokenizers without a file: what they make of a text with rare and common words.
         digest.update(self.tokenizer([_PROBE]).numpy().tobytes())
-        for key, value in sorted(self.model.state_dict().items()):
+        for key, value in sorted(self._tensors().items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -114,7 +125,12 @@ class ClipEncoder:
         for start in range(0, len(texts), TEXT_BATCH):
             ids = self.tokenizer(texts[start : start + TEXT_BATCH]).to(self.device)
             with torch.inference_mode():
-                parts.append(_unit(embed_tokens(self.model, ids)))
+                embedded = (
+                    embed_tokens(self.model, ids)
+                    if self.pruning is None
+                    else PrunedText(self.model, self.pruning).embed(ids)
+                )
+            parts.append(_unit(embedded))
         return np.concatenate(parts)
 
     def save(self, folder: Path, *, card: str, half: bool = False) -> None:
@@ -122,18 +138,20 @@ class ClipEncoder:
 
         Args:
             card: text of the model card.
-            half: store weights as float16 (half the size; read back as float32).
+            half: store weights as float16 (half the size; read back as float32). Thresholds
+                stay float32: they end between scores that float16 cannot tell apart.
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = {
             key: value.detach().cpu().half()
-            if half and value.is_floating_point()
+            if half and value.is_floating_point() and key != _DELTA
             else value.detach().cpu()
-            for key, value in self.model.state_dict().items()
+            for key, value in self._tensors().items()
         }
         if self.tokenizer_file is not None and self.tokenizer_file.parent != folder:
             (folder / "tokenizer.json").write_bytes(self.tokenizer_file.read_bytes())
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2, default=list) + "\n")
+        config = json.dumps(self._folder_config(), indent=2, default=list)
+        (folder / "config.json").write_text(config + "\n")
         (folder / "README.md").write_text(card)
         weights = {key: value.contiguous().clone() for key, value in state.items()}
 
@@ -142,6 +160,17 @@ class ClipEncoder:
             path.chmod(0o644)  # written for its owner alone; other users load models, too
 
         write_atomically(folder / "model.safetensors", write)
+
+    def _folder_config(self) -> dict[str, Any]:
+        """What a folder's config.json says."""
+        if self.pruning is None:
+            return self.config
+        return {**self.config, "pruning": self.pruning.config.model_dump(mode="json")}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What a folder's model.safetensors holds."""
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state if self.pruning is None else {**state, _DELTA: self.pruning.delta}
 
 
 def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -> ClipEncoder:
@@ -161,12 +190,13 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
         text_cfg = config["model_cfg"]["text_cfg"]
         model = create_model(config["model_cfg"])
         state = load_file(folder / "model.safetensors")
+        pruning = _pruning(config.pop("pruning", None), state.pop(_DELTA, None))
         model.load_state_dict({key: _as_computed(value) for key, value in state.items()})
         if not tokenizer_file.is_file():
             import open_clip
 
             tokenizer = open_clip.get_tokenizer(config["tokenizer"])
-            return ClipEncoder(name, model, tokenizer, config, device=device)
+            return ClipEncoder(name, model, tokenizer, config, device=device, pruning=pruning)
         tokenizer = FolderTokenizer(tokenizer_file, int(text_cfg["context_length"]))
         if tokenizer.vocab_size > text_cfg["vocab_size"]:
             raise ValueError(
@@ -174,12 +204,34 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
                 f"and the text tower {text_cfg['vocab_size']}"
             )
         return ClipEncoder(
-            name, model, tokenizer, config, device=device, tokenizer_file=tokenizer_file
-        )
+            name, model, tokenizer, config,
+            device=device, tokenizer_file=tokenizer_file, pruning=pruning,
+        )  # fmt: skip
     except KeyError as error:
         raise ModelError(f"{folder} cannot be loaded: config.json has no {error}") from error
-    except (TypeError, ValueError, OSError, RuntimeError, SafetensorError) as error:
+    except (TypeError, ValueError, OSError, RuntimeError, SafetensorError, ModelError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
+
+
+def _pruning(block: Any, delta: Tensor | None) -> TokenPruning | None:
+    """The pruning that config.json and model.safetensors tell of; raises ValueError."""
+    if block is None:
+        if delta is not None:
+            raise ValueError(f"model.safetensors has {_DELTA} and config.json no pruning")
+        return None
+    try:
+        pruning = TokenPruning(Pruning.model_validate(block))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(["pruning", *map(str, first["loc"])])
+        raise ValueError(f"config.json has {where}: {first['msg']}") from error
+    layers = len(pruning.config.base)
+    if delta is None:
+        raise ValueError(f"config.json has a pruning and model.safetensors no {_DELTA}")
+    if delta.shape != (layers,) or not bool(delta.isfinite().all()):
+        raise ValueError(f"{_DELTA} must be {layers} finite numbers, not {delta.tolist()}")
+    pruning.delta.data = delta.float()
+    return pruning
 
 
 def _as_computed(value: Tensor) -> Tensor:

@@ -6,16 +6,32 @@ here only where a mask acts on it. Nothing to prune: open_clip's own `encode_tex
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from indexing.errors import ModelError
-from indexing.models.text import ends_of_text, pools_end_of_text, projected, with_positions
-from indexing.models.token_pruning import TokenPruning, gated_attention, token_scores
+from indexing.models.text import (
+    by_length,
+    ends_of_text,
+    pools_end_of_text,
+    projected,
+    with_positions,
+)
+from indexing.models.token_pruning import (
+    Key,
+    Score,
+    TokenPruning,
+    gated_attention,
+    token_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -61,61 +77,109 @@ class PrunedText:
 
     def __call__(self, ids: Tensor, *, hard: bool = False) -> PrunedTexts:
         """Embed titles with masks: soft or straight-through for training, `hard` as at
-        inference. `ids` is int64 [b, context_length]."""
-        config, pruning, tower = self._pruning.config, self._pruning, self._tower
+        inference. `ids` is int64 [b, context_length].
+
+        Where the model's text transformer checkpoints its activations, so does this.
+        """
+        config, pruning = self._pruning.config, self._pruning
         places = _places(self._model, ids)
         if not self._prunes():  # to the bit what open_clip gives
             whole = [torch.ones(places.valid.shape, device=ids.device)] * len(config.base)
             nothing = pruning.penalty([], places.prunable)
             return PrunedTexts(self._model.encode_text(ids), nothing, places.prunable, [], whole)
-        length = places.valid.shape[1]
-        x = with_positions(tower, ids[:, :length])
-        bias = tower.attn_mask[:length, :length]
-        alive = torch.ones(places.valid.shape, device=ids.device)
         scores: list[Tensor] = []
         masks: list[tuple[int, Tensor]] = []
         states: list[Tensor] = []
-        for layer, block in enumerate(tower.transformer.resblocks):
-            gate = alive if config.keys != "none" and scores else None
-            if pruning.prunes(layer):
-                heads = _heads(block, block.ln_1(x))
-                present = places.valid if gate is None else places.valid * gate
-                found = token_scores(*heads[:2], config, present.float(), places.eot, causal=True)
-                mask = pruning.mask(layer, found, places.prunable, hard=hard)
-                alive = alive * mask if config.cumulative else mask
+        for layer, step in enumerate(self._layers(ids, places, hard)):
+            x, alive, found = step
+            states.append(alive)
+            if found is not None:
                 scores.append(found)
                 masks.append((layer, alive))
-                gate = alive if config.keys == "same" else gate
-            elif not config.cumulative:
-                alive = torch.ones_like(alive)
-            elif any(config.trained[:layer]):
+            elif config.cumulative and any(config.trained[i] for i, _ in masks):
                 masks.append((layer, alive))  # a token costs in each layer that it lives in
-            x = _block(block, x, bias, gate)
-            if config.multiply and scores:
-                x = x * alive[..., None].to(x.dtype)
-            states.append(alive)
-        embeddings = _pooled(tower, x, places.eot)
+        embeddings = _pooled(self._tower, x, places.eot)
         penalty = pruning.penalty(masks, places.prunable)
         return PrunedTexts(embeddings, penalty, places.prunable, scores, states)
+
+    @torch.no_grad()
+    def masks(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """What hard masks do to titles, without embedding them: `alive` of each layer up to
+        the last that prunes, `scores` and `prunable` as of `PrunedTexts`."""
+        places = _places(self._model, ids)
+        pruning_layers = filter(self._pruning.prunes, range(len(self._pruning.config.base)))
+        last = max(pruning_layers, default=-1)
+        steps = list(islice(self._layers(ids, places, True), last + 1))
+        scores = [found for _, _, found in steps if found is not None]
+        return [alive for _, alive, _ in steps], scores, places.prunable
+
+    def _layers(
+        self, ids: Tensor, places: _Places, hard: bool
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """After each layer: states, how far each token is kept, and scores where it has any."""
+        transformer = self._tower.transformer
+        x = with_positions(self._tower, ids[:, : places.valid.shape[1]])
+        alive = torch.ones(places.valid.shape, device=ids.device)
+        for layer in range(len(transformer.resblocks)):
+            run = partial(self._layer, layer, places, hard)
+            if transformer.grad_checkpointing and torch.is_grad_enabled():
+                run = partial(checkpoint, run, use_reentrant=False)
+            x, alive, found = run(x, alive)
+            yield x, alive, found
+
+    def _layer(
+        self, layer: int, places: _Places, hard: bool, x: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What `_layers` yields, out of what it yielded before."""
+        config, pruning = self._pruning.config, self._pruning
+        block = self._tower.transformer.resblocks[layer]
+        bias = self._tower.attn_mask[: x.shape[1], : x.shape[1]]
+        began = any(map(pruning.prunes, range(layer)))
+        gate = alive if config.keys != "none" and began else None
+        heads, found = None, None
+        if pruning.prunes(layer):
+            heads = _scored_heads(block, x, 2 if config.keys == "none" else 3)
+            present = places.valid.float() if gate is None else places.valid * gate
+            found = _scores(heads, config.score, config.key, present, places)
+            mask = pruning.mask(layer, found, places.prunable, hard=hard)
+            alive = alive * mask if config.cumulative else mask
+            gate = alive if config.keys == "same" else gate
+        elif not config.cumulative:
+            alive = torch.ones_like(alive)
+        if gate is None:
+            x = block(x, attn_mask=bias)
+        else:
+            heads = _heads(block, x) if heads is None else heads
+            x = _gated(block, x, heads, gate, bias)
+        if config.multiply and (began or found is not None):
+            x = x * alive[..., None].to(x.dtype)
+        return x, alive, found
 
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
         """Embed titles with hard masks, [b, dim], not normalised.
 
-        Where pruned tokens are out of the keys they are really dropped, which gives the same
-        embeddings for less work.
+        Titles go through the tower in groups of like length. Where pruned tokens are out of
+        the keys they are really dropped, which gives the same embeddings for less work.
         """
-        config, pruning, tower = self._pruning.config, self._pruning, self._tower
-        if config.keys == "none" or not self._prunes():
+        if not len(ids) or not self._prunes():
             return self(ids, hard=True).embeddings
+        drops = self._pruning.config.keys != "none"
+
+        def run(part: Tensor) -> Tensor:
+            return self._dropping(ids[part]) if drops else self(ids[part], hard=True).embeddings
+
+        return by_length(ends_of_text(self._model, ids), run)
+
+    def _dropping(self, ids: Tensor) -> Tensor:
+        config, pruning, tower = self._pruning.config, self._pruning, self._tower
         places = _places(self._model, ids)
         x = with_positions(tower, ids[:, : places.valid.shape[1]])
         for layer, block in enumerate(tower.transformer.resblocks):
             mask = None
             if pruning.prunes(layer):
-                heads = _heads(block, block.ln_1(x))
-                present = places.valid.float()
-                found = token_scores(*heads[:2], config, present, places.eot, causal=True)
+                heads, present = _scored_heads(block, x), places.valid.float()
+                found = _scores(heads, config.score, config.key, present, places)
                 mask = pruning.mask(layer, found, places.prunable, hard=True) > 0
             if mask is not None and config.keys == "same":
                 x, places = _dropped(x, places, mask)
@@ -148,9 +212,32 @@ def text_tower(model: Any) -> Any:
     return tower
 
 
+@torch.no_grad()
+def unpruned_scores(model: Any, ids: Tensor, score: Score, key: Key) -> tuple[list[Tensor], Tensor]:
+    """The scores of every layer where no token is pruned, for calibration.
+
+    Args:
+        ids: int64 [b, context_length].
+
+    Returns:
+        The scores of each layer, float32 [b, n], and what is prunable, bool [b, n].
+
+    Raises:
+        ModelError: The text tower cannot be pruned.
+    """
+    tower, places = text_tower(model), _places(model, ids)
+    length = places.valid.shape[1]
+    x, scores, present = with_positions(tower, ids[:, :length]), [], places.valid.float()
+    for block in tower.transformer.resblocks:
+        scores.append(_scores(_scored_heads(block, x), score, key, present, places))
+        x = block(x, attn_mask=tower.attn_mask[:length, :length])
+    return scores, places.prunable
+
+
 def _places(model: Any, ids: Tensor) -> _Places:
     eot = ends_of_text(model, ids)
-    place = torch.arange(int(eot.max()) + 1, device=ids.device)[None, :]
+    length = int(eot.max()) + 1 if len(eot) else 1
+    place = torch.arange(length, device=ids.device)[None, :]
     valid = place <= eot[:, None]
     return _Places(eot, valid, valid & (place > 0) & (place < eot[:, None]))
 
@@ -160,23 +247,30 @@ def _pooled(tower: Any, x: Tensor, eot: Tensor) -> Tensor:
     return projected(tower, last)
 
 
-def _heads(block: Any, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a block's attention, [b, heads, n, d] each."""
-    attention = block.attn
-    packed = functional.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
-    batch, length, _ = normed.shape
-    split = packed.view(batch, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    return split[0], split[1], split[2]
+def _heads(block: Any, x: Tensor, parts: int = 3) -> Tensor:
+    """Queries, keys and, of three parts, values of a block's attention, [parts, b, heads, n, d]."""
+    attention, (batch, length, width) = block.attn, x.shape
+    weight = attention.in_proj_weight[: parts * width].float()
+    bias = attention.in_proj_bias[: parts * width].float()
+    packed = functional.linear(block.ln_1(x).float(), weight, bias)
+    split = packed.view(batch, length, parts, attention.num_heads, attention.head_dim)
+    return split.permute(2, 0, 3, 1, 4)
 
 
-def _block(block: Any, x: Tensor, bias: Tensor, gate: Tensor | None) -> Tensor:
-    """A residual block of open_clip; with `gate`, some keys count less."""
-    if gate is None:
-        whole: Tensor = block(x, attn_mask=bias)
-        return whole
-    attended = gated_attention(*_heads(block, block.ln_1(x)), gate, bias)
-    attended = attended.transpose(1, 2).flatten(2)
-    x = x + block.ls_1(block.attn.out_proj(attended))
+def _scored_heads(block: Any, x: Tensor, parts: int = 2) -> Tensor:
+    """As `_heads`, in float32 also under autocast: masks hang on the last digits of scores."""
+    with torch.autocast(x.device.type, enabled=False):
+        return _heads(block, x, parts)
+
+
+def _scores(heads: Tensor, score: Score, key: Key, present: Tensor, places: _Places) -> Tensor:
+    return token_scores(heads[0], heads[1], score, key, present, places.eot, causal=True)
+
+
+def _gated(block: Any, x: Tensor, heads: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+    """A residual block of open_clip whose keys count as far as `gate` says."""
+    attended = gated_attention(heads[0], heads[1], heads[2], gate, bias)
+    x = x + block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2).to(x.dtype)))
     after: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return after
 

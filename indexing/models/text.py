@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from tokenizers import Tokenizer
@@ -20,6 +20,14 @@ class TextTokenizer(Protocol):
     """Texts to int64 [n, context_length], padded after the end-of-text token."""
 
     def __call__(self, texts: Sequence[str]) -> Tensor: ...
+
+
+class Piece(NamedTuple):
+    """A token in the text that it is of: the number of its word, and its characters."""
+
+    word: int | None
+    start: int
+    end: int
 
 
 class FolderTokenizer:
@@ -44,6 +52,19 @@ class FolderTokenizer:
             [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         )
 
+    def pieces(self, text: str) -> list[Piece]:
+        """The pieces of a text in order: those between its start and end token, and those
+        that are cut off."""
+        whole = self._tokenizer.encode(text)
+        return [
+            Piece(word, start, end)
+            for part in (whole, *whole.overflowing)
+            for word, (start, end), special in zip(
+                part.word_ids, part.offsets, part.special_tokens_mask, strict=True
+            )
+            if not special
+        ]
+
 
 def embed_tokens(model: Any, ids: Tensor) -> Tensor:
     """`model.encode_text(ids)` of an open_clip model, without the work on padding.
@@ -65,10 +86,20 @@ def embed_tokens(model: Any, ids: Tensor) -> Tensor:
         whole: Tensor = model.encode_text(ids)
         return whole
     ends = ends_of_text(model, ids)
+    last = by_length(ends, lambda part: _last_state(tower, ids[part], ends[part]))
+    return projected(tower, last)
+
+
+def by_length(ends: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `run` makes of texts, taken in groups of like length; in the texts' own order.
+
+    Args:
+        ends: int64 [n], at least one: place of each text's last token.
+        run: The numbers of some texts, int64 [m], to their [m, ...].
+    """
     order = torch.argsort(ends)
     groups = order.split(_GROUP)  # type: ignore[no-untyped-call]
-    last = torch.cat([_last_state(tower, ids[part], ends[part]) for part in groups])
-    return projected(tower, last[torch.argsort(order)])
+    return torch.cat([run(part) for part in groups])[torch.argsort(order)]
 
 
 def _last_state(tower: Any, ids: Tensor, ends: Tensor) -> Tensor:

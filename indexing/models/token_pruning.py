@@ -12,22 +12,22 @@ of a threshold is rounded away.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 from torch import Tensor, nn
 
-from indexing.errors import TrainingError
-
-_LEAST_TEMPERATURE = 1e-6
 # How far a pruned key may stand above the kept ones before its gradient stops growing (1e6).
 _FURTHEST = math.log(1e6)
 _MOST_PROBABILITY = 0.95
 
 Score = Literal["post", "pre", "recv"]
 Key = Literal["first", "eot", "eot_query", "mean"]
+# A score this far below its threshold still reaches it. Scores of one token differ in their
+# last digits with the batch it is in, and words that many titles share are often the very
+# ones that a calibrated threshold lies on.
+_ROUNDING: dict[Score, float] = {"pre": 1e-4, "post": 1e-5, "recv": 1e-5}
 
 
 class Pruning(BaseModel):
@@ -43,7 +43,11 @@ class Pruning(BaseModel):
         trained: Which thresholds are learned. The others are not penalised either.
         temperature: T of eq. 3, one a layer.
         straight_through: Masks are 0 or 1, with the gradient of the soft ones.
-        cumulative: A token that was pruned stays so in all later layers.
+        cumulative: A token that was pruned stays so in all later layers: masks multiply. A
+            token that two layers prune gives the later one no gradient, as that one could not
+            bring it back alone. The first of them always has one, by its own keys or features,
+            so layers open in turn. Gradients for both, as of a minimum, woke such tokens
+            sooner and ended with a higher loss in toy towers, so the product stays as it is.
         multiply: Multiply a token's features by its mask after the layer (as printed).
         keys: Take pruned tokens out of the keys, in the layer that scored them and all later
             ones (`same`), or in the later ones (`next`).
@@ -71,18 +75,7 @@ class Pruning(BaseModel):
             raise ValueError("base, trained and temperature need one value a layer each")
         if any(math.isnan(value) or value == math.inf for value in self.base):
             raise ValueError(f"thresholds {self.base}: must be numbers or -inf")
-        if self.score == "post" and self.key == "mean":
-            raise ValueError(
-                "score post with key mean: attention probabilities sum to 1, so every token "
-                "scores the same; use score pre, or recv"
-            )
-        if self.score == "post" and self.key == "eot":
-            raise ValueError(
-                "score post with key eot: in a causal tower no token attends to the "
-                "end-of-text token, so every score is 0; use score pre, or key eot_query"
-            )
-        if self.score == "recv" and self.key != "mean":
-            raise ValueError(f"score recv with key {self.key}: recv is a mean over all; use mean")
+        check_pair(self.score, self.key)
         if not self.multiply and self.keys == "none":
             raise ValueError("neither multiply nor keys: the masks would have no effect")
         if self.keys != "none" and not self.cumulative:
@@ -94,6 +87,22 @@ class Pruning(BaseModel):
     @field_serializer("base", when_used="json")
     def _base(self, base: tuple[float, ...]) -> list[float | str]:
         return [value if math.isfinite(value) else str(value) for value in base]
+
+
+def check_pair(score: Score, key: Key) -> None:
+    """Raises ValueError where the score is not defined on the key, or is the same for all."""
+    if score == "post" and key == "mean":
+        raise ValueError(
+            "score post with key mean: attention probabilities sum to 1, so every token "
+            "scores the same; use score pre, or recv"
+        )
+    if score == "post" and key == "eot":
+        raise ValueError(
+            "score post with key eot: in a causal tower no token attends to the "
+            "end-of-text token, so every score is 0; use score pre, or key eot_query"
+        )
+    if score == "recv" and key != "mean":
+        raise ValueError(f"score recv with key {key}: recv is a mean over all; use mean")
 
 
 def paper_pruning(layers: int) -> Pruning:
@@ -117,87 +126,43 @@ def paper_pruning(layers: int) -> Pruning:
     )
 
 
-def calibrated_pruning(
-    scores: Sequence[Tensor],
-    prunable: Sequence[Tensor],
-    *,
-    score: Score = "pre",
-    key: Key = "first",
-    first_layer: int = 0,
-    pruning_layers: int = 1,
-    share: float = 0.05,
-    spread: float = 1.4,
-    weight: float = 0.5,
-) -> Pruning:
-    """Thresholds and temperatures out of the scores of the user's own titles.
-
-    The printed constants give no gradient at all where scores are far from 0.01 on the scale
-    of 1e-4. Here little is pruned at the start, and the soft step is as wide as the scores:
-    the threshold of the first pruning layer is the `share` quantile of its scores, and T is
-    `spread` standard deviations. Later layers inherit the mask: once end-of-text has read a
-    token, a later layer is free to drop it, whatever it meant.
-
-    Args:
-        scores: float32 [b, n] for each layer, of an unpruned tower.
-        prunable: bool [b, n] for each of them.
-        first_layer, pruning_layers: Which layers make masks.
-
-    Raises:
-        TrainingError: The tower has no such layers, or there are fewer than two scores.
-    """
-    end = first_layer + pruning_layers
-    if not 0 <= first_layer < end <= len(scores):
-        raise TrainingError(
-            f"layers {first_layer} to {end - 1} cannot prune: the text tower has layers 0 to "
-            f"{len(scores) - 1}"
-        )
-    base, temperature, trained = [], [], []
-    for layer, (found, mask) in enumerate(zip(scores, prunable, strict=True)):
-        prunes = first_layer <= layer < end
-        values = found[mask].double()
-        if prunes and len(values) < 2:
-            raise TrainingError(
-                f"token pruning cannot be calibrated on {len(values)} tokens: give more titles"
-            )
-        base.append(float(values.quantile(share)) if prunes else -math.inf)
-        temperature.append(max(spread * float(values.std()), _LEAST_TEMPERATURE) if prunes else 1.0)
-        trained.append(prunes)
-    return Pruning(
-        score=score,
-        key=key,
-        base=tuple(base),
-        trained=tuple(trained),
-        temperature=tuple(temperature),
-        straight_through=True,
-        cumulative=True,
-        multiply=False,
-        keys="same",
-        weight=weight,
-    )
-
-
 class TokenPruning(nn.Module):
     """The learned thresholds, and what they make of scores.
 
     A threshold is base + delta, so that weight decay of delta would pull it to its start and
-    not to 0; give `delta` a learning rate of its own and no decay. It must stay float32.
+    not to 0; give `delta` a learning rate of its own and no decay, and call `clamp_` after
+    each step. It must stay float32.
     """
+
+    _base: Tensor
+    _trained: Tensor
 
     def __init__(self, config: Pruning) -> None:
         super().__init__()
         self.config = config
         self.delta = nn.Parameter(torch.zeros(len(config.base)))
+        self.register_buffer("_base", torch.tensor(config.base), persistent=False)
+        self.register_buffer("_trained", torch.tensor(config.trained), persistent=False)
 
     def thresholds(self) -> Tensor:
-        """One a layer, float32 [layers]; probabilities are kept within [0, 0.95]."""
-        config = self.config
-        base = torch.tensor(config.base, device=self.delta.device)
-        trained = torch.tensor(config.trained, device=self.delta.device)
-        thresholds = base + torch.where(trained, self.delta, torch.zeros_like(self.delta))
-        if config.score == "pre":
-            return thresholds
-        bounded = thresholds.clamp(0, _MOST_PROBABILITY)
-        return torch.where(torch.isneginf(base), base, bounded)
+        """One a layer, float32 [layers]; probabilities are kept within [0, 0.95], with the
+        gradient of unbounded ones: a threshold that left its bounds can come back."""
+        free = self._base + self.delta * self._trained
+        return free + self._way_back()
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Puts `delta` back where a step took base + delta out of the bounds."""
+        self.delta.add_(self._way_back() * self._trained)
+
+    @torch.no_grad()
+    def _way_back(self) -> Tensor:
+        """What takes each threshold into its bounds: 0 within, and for layers without one."""
+        free = self._base + self.delta * self._trained
+        if self.config.score == "pre":
+            return torch.zeros_like(free)
+        bounded = torch.where(free.isneginf(), free, free.clamp(0, _MOST_PROBABILITY))
+        return (bounded - free).nan_to_num(0)
 
     def prunes(self, layer: int) -> bool:
         """Whether the layer makes a mask."""
@@ -206,6 +171,8 @@ class TokenPruning(nn.Module):
     def mask(self, layer: int, scores: Tensor, prunable: Tensor, *, hard: bool = False) -> Tensor:
         """Eq. 3: how far each token is kept, float32 [b, n]; 1 where it is not prunable.
 
+        A score on its threshold is kept, and so is one below it by no more than rounding.
+
         Args:
             scores: float32 [b, n].
             prunable: bool [b, n].
@@ -213,7 +180,7 @@ class TokenPruning(nn.Module):
         """
         with torch.autocast(scores.device.type, enabled=False):
             above = scores.float() - self.thresholds()[layer]
-            kept = (above >= 0).float()
+            kept = (above >= -_ROUNDING[self.config.score]).float()
             if not hard:
                 soft = torch.sigmoid(above / self.config.temperature[layer])
                 # The brackets make the difference exactly 0, and the mask exactly 0 or 1.
@@ -230,7 +197,7 @@ class TokenPruning(nn.Module):
         """
         counts = prunable.sum(1).clamp_min(1)
         means = [
-            ((mask * prunable).sum(1) / counts).mean()
+            ((mask * prunable).sum(1) / counts).sum() / max(len(counts), 1)
             for layer, mask in masks
             if self.config.trained[layer] or not self.prunes(layer)
         ]
@@ -243,12 +210,19 @@ class TokenPruning(nn.Module):
 
 
 def token_scores(
-    query: Tensor, key: Tensor, config: Pruning, present: Tensor, eot: Tensor, causal: bool
+    query: Tensor,
+    key: Tensor,
+    score: Score,
+    which: Key,
+    present: Tensor,
+    eot: Tensor,
+    causal: bool,
 ) -> Tensor:
     """Eq. 1 and 2: the score of each token, float32 [b, n], mean over heads.
 
     Args:
         query, key: [b, heads, n, d] of the layer's attention, not yet scaled.
+        score, which: As `Pruning.score` and `Pruning.key`.
         present: float32 [b, n], how far each token takes part: 0 for padding, and the mask
             so far where pruned tokens are out of the keys. Means and probabilities are over
             what is present, as if the rest were not there.
@@ -258,18 +232,18 @@ def token_scores(
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.float()
         places = torch.arange(len(eot), device=eot.device)
-        if config.score == "pre":
+        if score == "pre":
             scale = 1 / math.sqrt(query.shape[-1])
-            return scale * _raw_scores(query, key, config.key, present, eot)
+            return scale * _raw_scores(query, key, which, present, eot)
         bias = None
         if causal:
             size = (query.shape[2], query.shape[2])
             bias = torch.full(size, -math.inf, device=query.device).triu(1)
         attention = attention_weights(query, key, present, bias)
-        if config.score == "recv":
+        if score == "recv":
             received = (attention * present[:, None, :, None]).sum(2)
             return (received / present.sum(1)[:, None, None]).mean(1)
-        if config.key == "eot_query":
+        if which == "eot_query":
             return attention[places, :, eot].mean(1)
         return attention[..., 0].mean(1)
 

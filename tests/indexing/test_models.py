@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
+from torch.nn import functional
 
 from indexing.errors import ModelError
 from indexing.images import decode_image
 from indexing.models import load_encoder
+from indexing.models.calibration import observed_scores
 from indexing.models.clip import ClipEncoder, create_model, load_folder, load_open_clip
+from indexing.models.pruned_text import PrunedText
 from indexing.models.text import FolderTokenizer, embed_tokens
+from indexing.models.token_pruning import Pruning, TokenPruning
 
 WORDS = ["[PAD]", "[UNK]", "red", "blue", "mug", "shoe", "large", "[SOT]", "[EOT]"]
 PLAIN: dict[str, Any] = {
@@ -117,6 +124,142 @@ def test_the_fingerprint_sees_weights_preprocessing_and_tokenizer(tmp_path: Path
     (tmp_path / "c" / "tokenizer.json").write_text(text.replace('"shoe"', '"boot"'))
     prints.add(load_folder(tmp_path / "c").fingerprint)
     assert len(prints) == 4
+
+
+PRUNED = Pruning(
+    score="pre",
+    key="first",
+    base=(-math.inf, 0.0),
+    trained=(False, True),
+    temperature=(1.0, 0.5),
+    straight_through=True,
+    cumulative=True,
+    multiply=False,
+    keys="same",
+    weight=0.5,
+)
+TITLES = ["red mug", "large blue shoe mug red", "", "mug " * 30, "blue", "sofa red shoe"]
+
+
+def write_pruned(folder: Path) -> ClipEncoder:
+    """A folder whose threshold is among the scores of TITLES."""
+    encoder = write_folder(folder, PLAIN)
+    scores, prunable = observed_scores(encoder, TITLES, "pre", "first")
+    pruning = TokenPruning(PRUNED)
+    pruning.delta.data[1] = scores[1][prunable[1]].median() + 1e-3 / 3
+    encoder.pruning = pruning
+    encoder.save(folder, card="")
+    return encoder
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_pruned_encoder_survives_its_folder(tmp_path: Path, half: bool) -> None:
+    encoder = write_pruned(tmp_path / "model")
+    whole = write_folder(tmp_path / "whole", PLAIN)
+    changed = np.abs(encoder.embed_texts(TITLES) - whole.embed_texts(TITLES)).max(1)
+    assert (changed > 1e-3).sum() > 2
+    assert encoder.pruning is not None
+    loaded = load_folder(tmp_path / "model")
+    for number in range(3):
+        assert loaded.pruning is not None
+        assert loaded.pruning.config == PRUNED
+        assert torch.equal(loaded.pruning.delta, encoder.pruning.delta)
+        assert loaded.pruning.delta.dtype == torch.float32
+        assert "pruning" not in loaded.config
+        if not half:
+            np.testing.assert_array_equal(loaded.embed_texts(TITLES), encoder.embed_texts(TITLES))
+            assert loaded.fingerprint == encoder.fingerprint
+        loaded.save(tmp_path / str(number), card="", half=half)
+        loaded = load_folder(tmp_path / str(number))
+
+
+def test_the_fingerprint_sees_the_pruning(tmp_path: Path) -> None:
+    prints = {write_folder(tmp_path / "whole", PLAIN).fingerprint}
+    encoder = write_pruned(tmp_path / "model")
+    prints.add(encoder.fingerprint)
+    assert encoder.pruning is not None
+    encoder.pruning.delta.data[1] += 2e-5
+    prints.add(encoder.fingerprint)
+    changed = TokenPruning(PRUNED.model_copy(update={"keys": "next"}))
+    changed.delta.data = encoder.pruning.delta.data
+    encoder.pruning = changed
+    prints.add(encoder.fingerprint)
+    assert len(prints) == 4
+    encoder.pruning = None
+    assert encoder.fingerprint in prints
+
+
+def test_pruned_texts_are_those_of_hard_masks_in_every_batch(tmp_path: Path) -> None:
+    encoder = write_pruned(tmp_path / "model")
+    assert encoder.pruning is not None
+    texts = [" ".join(TITLES[i % 5 : i % 5 + 1 + i % 3]) for i in range(300)]  # groups, batches
+    together = encoder.embed_texts(texts)
+    with torch.inference_mode():
+        ids = encoder.tokenizer(texts)
+        masked = PrunedText(encoder.model, encoder.pruning)(ids, hard=True)
+    expected = functional.normalize(masked.embeddings, dim=-1).numpy()
+    np.testing.assert_allclose(together, expected, atol=1e-6)
+    assert 0.2 < masked.kept() < 0.8
+    alone = np.concatenate([encoder.embed_texts([text]) for text in texts[:20]])
+    assert (together[:20] * alone).sum(1).min() >= 0.99999
+    shuffled = encoder.embed_texts(texts[::-1])[::-1]
+    assert (together * shuffled).sum(1).min() >= 0.99999
+    assert encoder.embed_texts([]).shape == (0, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "delta", "message"),
+    [
+        ({"lambda": 1}, [0, 0], "config.json has pruning.lambda: Extra inputs are not permitted"),
+        ({"score": "raw"}, [0, 0], "config.json has pruning.score: Input should be"),
+        ({"key": "mean", "score": "post"}, [0, 0], "config.json has pruning: Value error, score"),
+        ({"keys": "none"}, [0, 0], "config.json has pruning: .* the masks would have no effect"),
+        ({"weight": None}, [0, 0], "config.json has pruning.weight: Input should be"),
+        ({"base": [0.0, "red"]}, [0, 0], "config.json has pruning.base.1: Input should be"),
+        ({"base": [0.0]}, [0, 0], "base, trained and temperature need one value a layer"),
+        (None, [0, 0], "model.safetensors has pruning.delta and config.json no pruning"),
+        ({}, None, "config.json has a pruning and model.safetensors no pruning.delta"),
+        ({}, [0], r"pruning.delta must be 2 finite numbers, not \[0.0\]"),
+        ({}, [[0, 0]], r"pruning.delta must be 2 finite numbers, not \[\[0.0, 0.0\]\]"),
+        ({}, [0, math.nan], r"pruning.delta must be 2 finite numbers, not \[0.0, nan\]"),
+        (
+            {"base": [0.0] * 3, "trained": [True] * 3, "temperature": [1.0] * 3},
+            [0, 0, 0],
+            "the text tower has 2 layers and the pruning is for 3",
+        ),
+    ],
+)
+def test_a_damaged_pruning_is_explained(
+    tmp_path: Path, changes: dict[str, Any] | None, delta: list[Any] | None, message: str
+) -> None:
+    folder = tmp_path / "model"
+    write_pruned(folder)
+    config = json.loads((folder / "config.json").read_text())
+    if changes is None:
+        del config["pruning"]
+    else:
+        config["pruning"].update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    state = load_file(folder / "model.safetensors")
+    del state["pruning.delta"]
+    if delta is not None:
+        state["pruning.delta"] = torch.tensor(delta, dtype=torch.float32)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=f"^{re.escape(str(folder))} cannot be loaded: ") as raised:
+        load_folder(folder)
+    assert re.search(message, str(raised.value))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_tower_that_cannot_be_pruned_is_refused_at_once() -> None:
+    text_cfg = {**PLAIN["text_cfg"], "embed_cls": True}
+    model_cfg = {**PLAIN, "text_cfg": text_cfg, "custom_text": True}
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {"size": 16}}
+    with pytest.raises(ModelError, match="token pruning needs a causal text transformer"):
+        ClipEncoder(
+            "x", create_model(model_cfg), lambda _: torch.zeros(0, 12), config,
+            pruning=TokenPruning(PRUNED),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,36 +14,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from indexing.errors import TrainingError
 from indexing.models.token_pruning import (
     Pruning,
     TokenPruning,
     attention_weights,
-    calibrated_pruning,
     gated_attention,
     paper_pruning,
     token_scores,
 )
 
-LEGAL = [
-    ("pre", "first"),
-    ("pre", "eot"),
-    ("pre", "eot_query"),
-    ("pre", "mean"),
-    ("post", "first"),
-    ("post", "eot_query"),
-    ("recv", "mean"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 Loops = list[list[list[list[float]]]]  # batch, heads, queries, keys
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """On tensors this small, threads that wait for each other take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pruning(**changes: Any) -> Pruning:
@@ -160,7 +140,6 @@ def test_what_cannot_work_is_refused_with_its_reason(changes: dict[str, Any], re
         pruning(**changes)
 
 
-@pytest.mark.parametrize(("score", "key"), LEGAL)
 @pytest.mark.parametrize(("keys", "multiply"), [("none", True), ("next", False), ("same", True)])
 def test_the_rest_is_accepted(score: str, key: str, keys: str, multiply: bool) -> None:
     assert pruning(score=score, key=key, keys=keys, multiply=multiply).key == key
@@ -204,27 +183,24 @@ EOT = torch.tensor([5, 3, 1])
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("present", PRESENT.values(), ids=PRESENT.keys())
-@pytest.mark.parametrize(("score", "key"), LEGAL)
 def test_scores_are_those_of_plain_loops(
     score: str, key: str, present: Tensor, causal: bool
 ) -> None:
     query, keys, _ = heads(1, scale=2.0)
-    config = pruning(score=score, key=key)
-    found = token_scores(query, keys, config, present, EOT, causal)
+    found = token_scores(query, keys, score, key, present, EOT, causal)
     expected = scores_by_loops(query, keys, score, key, present, EOT, causal)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("score", "key"), LEGAL)
 def test_padding_has_no_effect_on_scores(score: str, key: str) -> None:
     query, keys, _ = heads(2)
-    config, short = pruning(score=score, key=key), torch.tensor([3])
+    short = torch.tensor([3])
     for causal in (True, False):
         alone = token_scores(
-            query[1:2, :, :4], keys[1:2, :, :4], config, torch.ones(1, 4), short, causal
+            query[1:2, :, :4], keys[1:2, :, :4], score, key, torch.ones(1, 4), short, causal
         )
-        padded = token_scores(query, keys, config, PRESENT["padding"], EOT, causal)
+        padded = token_scores(query, keys, score, key, PRESENT["padding"], EOT, causal)
         torch.testing.assert_close(padded[1, :4], alone[0])
 
 
@@ -370,9 +346,17 @@ def test_hard_masks_are_0_or_1_without_a_gradient() -> None:
 
 
 def test_a_score_on_the_threshold_is_kept() -> None:
-    model = TokenPruning(pruning(base=(0.25, 0.25)))
-    scores = torch.tensor([[0.25, 0.25 - 2**-26, 0.25 + 2**-25]])  # and its neighbours
-    assert model.mask(0, scores, torch.ones(1, 3).bool(), hard=True).tolist() == [[1, 0, 1]]
+    for straight in (True, False):
+        for score, key, rounding in (("pre", "first", 1e-4), ("recv", "mean", 1e-5)):
+            model = TokenPruning(
+                pruning(score=score, key=key, base=(0.25,) * 2, straight_through=straight)
+            )
+            steps = torch.tensor([[0, 0.5, -0.5, -1.5]]) * rounding  # rounding, and more than that
+            scores, prunable = 0.25 + steps, torch.ones(1, 4).bool()
+            mask = model.mask(0, scores, prunable, hard=True)
+            assert mask.tolist() == [[1, 1, 1, 0]]
+            if straight:
+                assert torch.equal(model.mask(0, scores, prunable), mask)
 
 
 @pytest.mark.parametrize("hard", [True, False])
@@ -425,6 +409,11 @@ def test_the_penalty_of_no_masks_is_0_and_can_be_part_of_a_loss() -> None:
     assert model.delta.grad.tolist() == [0, 0]
 
 
+def test_the_penalty_of_no_titles_is_0() -> None:
+    nothing = torch.ones(0, 4)
+    assert TokenPruning(pruning()).penalty([(0, nothing)], nothing.bool()).item() == 0
+
+
 # --- thresholds
 
 
@@ -451,8 +440,38 @@ def test_thresholds_of_probabilities_are_kept_within_bounds(score: str, key: str
     assert model.thresholds().tolist() == [0.75, pytest.approx(0.95), 0.0, -math.inf]
 
 
+def test_thresholds_out_of_bounds_can_come_back() -> None:
+    """Clamped alone, they would have no gradient and stay out for good."""
+    layers = {"base": (0.5,) * 3, "trained": (True,) * 3, "temperature": (1.0,) * 3}
+    model = TokenPruning(pruning(score="recv", key="mean", **layers))
+    with torch.no_grad():
+        model.delta += torch.tensor([3.0, -3.0, 0.1])
+    model.thresholds().sum().backward()
+    assert model.delta.grad is not None
+    assert model.delta.grad.tolist() == [1, 1, 1]
+
+
+def test_clamping_puts_delta_back_and_touches_nothing_else() -> None:
+    bases = (0.5, 0.5, 0.5, 0.99, -math.inf)
+    layers = {"base": bases, "trained": (True, True, True, False, True), "temperature": (1.0,) * 5}
+    model = TokenPruning(pruning(score="post", **layers))
+    with torch.no_grad():
+        model.delta += torch.tensor([3.0, -3.0, 1e-7, 3.0, 3.0])
+    before = model.delta.tolist()
+    thresholds = model.thresholds().tolist()
+    for _ in range(3):
+        model.clamp_()
+        assert model.delta.tolist() == [pytest.approx(0.45), -0.5, *before[2:]]
+        assert model.thresholds().tolist() == pytest.approx(thresholds, abs=1e-7)
+
+
 def test_raw_scores_have_thresholds_of_any_size() -> None:
-    assert TokenPruning(pruning(base=(-4.0, 3.0))).thresholds().tolist() == [-4, 3]
+    model = TokenPruning(pruning(base=(-4.0, 3.0)))
+    assert model.thresholds().tolist() == [-4, 3]
+    with torch.no_grad():
+        model.delta += torch.tensor([-40.0, 30.0])
+    model.clamp_()
+    assert model.thresholds().tolist() == [-44, 33]
 
 
 # --- recipes
@@ -470,75 +489,16 @@ def test_the_printed_recipe(layers: int) -> None:
     assert not config.straight_through
 
 
-@pytest.mark.parametrize(("first_layer", "pruning_layers"), [(0, 1), (1, 1), (0, 2), (1, 2)])
-@pytest.mark.parametrize("share", [0.05, 0.3])
-def test_calibrated_thresholds_mask_the_share_at_the_start(
-    first_layer: int, pruning_layers: int, share: float
-) -> None:
-    generator = torch.Generator().manual_seed(5)
-    scores = [3 * torch.randn(20, 12, generator=generator) - 2 for _ in range(3)]
-    prunable = torch.zeros(20, 12).bool()
-    prunable[:, 1:11] = True  # 200 tokens; the scores of the others are far away
-    for found in scores:
-        found[~prunable] = -1e3
-    config = calibrated_pruning(
-        scores,
-        [prunable] * 3,
-        first_layer=first_layer,
-        pruning_layers=pruning_layers,
-        share=share,
-        spread=0.8,
-    )
-    model = TokenPruning(config)
-    for layer, found in enumerate(scores):
-        prunes = first_layer <= layer < first_layer + pruning_layers
-        assert model.prunes(layer) == config.trained[layer] == prunes
-        if prunes:
-            mask = model.mask(layer, found, prunable)
-            assert int((mask == 0).sum()) == round(200 * share)
-            values = found[prunable].double().tolist()
-            mean = sum(values) / 200
-            spread = math.sqrt(sum((value - mean) ** 2 for value in values) / 199)
-            assert config.temperature[layer] == pytest.approx(0.8 * spread)
-    assert config.straight_through
-    assert (config.cumulative, config.multiply, config.keys) == (True, False, "same")
-
-
-def test_scores_that_are_all_the_same_prune_nothing() -> None:
-    config = calibrated_pruning([torch.full((2, 5), 1.5)], [torch.ones(2, 5).bool()])
-    mask = TokenPruning(config).mask(0, torch.full((2, 5), 1.5), torch.ones(2, 5).bool())
-    assert mask.tolist() == [[1] * 5] * 2
-
-
-@pytest.mark.parametrize(
-    ("words", "options", "reason"),
-    [
-        (0, {}, "cannot be calibrated on 0 tokens"),
-        (1, {}, "cannot be calibrated on 1 tokens"),
-        (5, {"first_layer": 2}, "layers 2 to 2 cannot prune: the text tower has layers 0 to 1"),
-        (5, {"first_layer": 1, "pruning_layers": 2}, "layers 1 to 2 cannot prune"),
-        (5, {"pruning_layers": 0}, "cannot prune"),
-    ],
-)
-def test_what_cannot_be_calibrated_says_so(
-    words: int, options: dict[str, int], reason: str
-) -> None:
-    prunable = (torch.arange(5) < words)[None]
-    with pytest.raises(TrainingError, match=reason):
-        calibrated_pruning([torch.randn(1, 5)] * 2, [prunable] * 2, **options)
-
-
 # --- float32 throughout
 
 
-@pytest.mark.parametrize(("score", "key"), LEGAL)
 def test_autocast_changes_no_score_mask_or_penalty(score: str, key: str) -> None:
     query, keys, value = heads(9)
     present, prunable = PRESENT["fractional"], torch.ones(3, 6).bool()
     model = TokenPruning(pruning(score=score, key=key, temperature=(1e-2, 1e-2)))
 
     def everything() -> list[Tensor]:
-        scores = token_scores(query, keys, model.config, present, EOT, causal=True)
+        scores = token_scores(query, keys, score, key, present, EOT, causal=True)
         mask = model.mask(0, scores, prunable)
         mixed = gated_attention(query, keys, value, present, causal_bias(6))
         return [scores, mask, model.penalty([(0, mask)], prunable), mixed]

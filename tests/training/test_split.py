@@ -7,10 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.catalog.product import ProductImage
-from indexing.errors import TrainingError
-from training.data import Pairs, read_pairs, split_pairs
-from training.split import normalise_title, position
+from training.split import Mark, join, normalise_title, position
 
 
 @pytest.mark.parametrize(
@@ -33,6 +30,12 @@ def test_positions_are_in_the_unit_interval(title: str, seed: int) -> None:
     assert 0 <= position(title, seed) < 1
 
 
+def test_positions_stay_where_they_are() -> None:
+    """The builtin encoder's test titles are told by them."""
+    assert position("red mug", 1) == 0.628672413742254
+    assert position("Red mug!") == 0.8477263614492315
+
+
 def test_positions_are_spread_evenly_and_the_seed_moves_them() -> None:
     places = np.array([position(f"title {i}") for i in range(5000)])
     counts, _ = np.histogram(places, bins=10, range=(0, 1))
@@ -41,26 +44,20 @@ def test_positions_are_spread_evenly_and_the_seed_moves_them() -> None:
     assert abs(np.corrcoef(places, other)[0, 1]) < 0.07
 
 
-def pairs(titles: list[str]) -> Pairs:
-    _, keys = np.unique([normalise_title(t) for t in titles], return_inverse=True)
-    return Pairs([ProductImage(location=f"{i}.jpg") for i in range(len(titles))], titles, keys)
+MARKS = st.tuples(st.integers(0, 2), st.sampled_from("abcdefgh"))
 
 
-def test_no_title_is_on_both_sides_and_every_pair_is_on_one() -> None:
-    titles = [f"Title {i % 60}" + ("!" if i % 2 else "") for i in range(240)]
-    train, held_out = split_pairs(pairs(titles), 0.3, seed=0)
-    sides = [{normalise_title(t) for t in side.titles} for side in (train, held_out)]
-    assert not sides[0] & sides[1]
-    locations = [p.location for side in (train, held_out) for p in side.pictures]
-    assert sorted(locations) == sorted(f"{i}.jpg" for i in range(240))
-    assert sides[1] == {t for t in sides[0] | sides[1] if position(t, 0) < 0.3}
+@given(st.lists(st.lists(MARKS, min_size=1, max_size=3), max_size=12))
+def test_joined_rows_are_the_connected_components(rows: list[list[Mark]]) -> None:
+    components: list[set[Mark]] = []
+    for row in rows:
+        touched = [component for component in components if component & set(row)]
+        components = [component for component in components if component not in touched]
+        components.append(set(row).union(*touched))
+    [*expected] = (min(next(c for c in components if row[0] in c)) for row in rows)
+    assert join(rows) == expected
 
 
-def test_too_few_titles_to_split_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="1 titles cannot be split"):
-        split_pairs(pairs(["one", "one"]), 0.5, seed=0)
-
-
-def test_no_titles_is_an_error() -> None:
-    with pytest.raises(TrainingError, match="nothing to train on"):
-        read_pairs([[]])
+def test_a_long_chain_is_one() -> None:
+    rows = [[(0, f"{i:06}"), (0, f"{i + 1:06}")] for i in range(20_000)]
+    assert set(join(rows)) == set(join(rows[::-1])) == {(0, "000000")}

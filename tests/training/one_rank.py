@@ -1,0 +1,129 @@
+"""One of the processes of test_distributed.py: trains its share, and writes what came of it.
+
+RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 python one_rank.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conftest import Pixels, Tiny
+from torch import Tensor
+
+import training.setup
+from indexing.models.clip import ClipEncoder
+from training.config import TrainConfig
+from training.distributed import joined
+from training.loop import train_clip
+from training.optimizer import make_optimizer
+from training.progress import Step
+
+# Every setting in which what one process does alone must be what several do together.
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "pruning": {"preset": "calibrated", "word_dropout": 0.3, "chunk": 2},
+    "siglip": {"loss": "siglip", "keep_similarities": 1.0},
+    "unreadable": {"preset": "calibrated"},
+}
+
+
+class Watched(Pixels):
+    """Calls `at` with the number of each batch before it is handed out."""
+
+    at: Callable[[int], None]
+
+    def batches(self, batches: Sequence[Any], epoch: int) -> Iterator[tuple[Any, Tensor]]:
+        for number, batch in enumerate(super().batches(batches, epoch)):
+            self.at(number)
+            yield batch
+
+
+def smooth_optimizer(*arguments: Any) -> torch.optim.AdamW:
+    """Adam makes a whole step out of a gradient that is nothing but rounding; with a large
+    epsilon a step is as exact as its gradient."""
+    optimizer = make_optimizer(*arguments)
+    for group in optimizer.param_groups:
+        group["eps"] = 0.01
+    return optimizer
+
+
+def train(
+    tiny: Tiny, case: str, out: Path | None, at: Callable[[int], None] | None = None
+) -> tuple[list[float], ClipEncoder]:
+    """One epoch of 3 steps of 7 pairs: the losses as the first process tells them."""
+    encoder, losses = tiny.encoder(), list[float]()
+    images: Pixels = tiny.images(encoder)
+    if case == "unreadable":  # all of the first process's share of the second batch
+        images.unreadable = tuple(range(0, 24, 3)) + tuple(epoch_rows(tiny)[7:11])
+    if at is not None:
+        images = Watched(encoder, images.pixels, images.unreadable)
+        images.at = at
+    config = TrainConfig(epochs=1, batch_size=7, learning_rate=1e-3, warm_up=0, **CASES[case])
+
+    def on_step(step: Step) -> None:
+        losses.append(step.loss)
+
+    training.setup.make_optimizer = smooth_optimizer
+    try:
+        train_clip(
+            *(encoder, tiny.pairs, images, tiny.pairs, tiny.images(encoder), out, config),
+            on_step=on_step,
+        )
+    finally:
+        training.setup.make_optimizer = make_optimizer
+    return losses, encoder
+
+
+def epoch_rows(tiny: Tiny) -> list[int]:
+    return np.random.default_rng([0, 0]).permutation(len(tiny.pairs)).tolist()
+
+
+def state(encoder: ClipEncoder) -> dict[str, Tensor]:
+    found = {name: value.clone() for name, value in encoder.model.state_dict().items()}
+    if encoder.pruning is not None:
+        found["delta"] = encoder.pruning.delta.detach().clone()
+    return found
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    own = folder / f"rank{rank}"
+    own.mkdir()
+    tiny = Tiny(own)
+    with joined("cpu"):
+        for case in CASES:
+            losses, encoder = train(tiny, case, folder / case)
+            torch.save(state(encoder), own / f"{case}.pt")
+            (own / f"{case}.json").write_text(json.dumps(losses))
+
+        def ask(number: int) -> None:  # of one process only, which is not the one that writes
+            if number == 1 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        stopped = False
+        try:
+            train(tiny, "pruning", folder / "stopped", ask)
+        except KeyboardInterrupt:
+            stopped = True
+        losses, encoder = train(tiny, "pruning", folder / "stopped")
+        torch.save(state(encoder), own / "stopped.pt")
+        (own / "stopped.json").write_text(json.dumps([stopped, losses]))
+
+        def fail(number: int) -> None:
+            if number == 1 and rank == 1:
+                raise OSError("disk gone")
+
+        train(tiny, "plain", None, fail)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,97 @@
+"""What a run needs before its first step, started anew or taken up where it was stopped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from indexing.models.clip import ClipEncoder
+from training.checkpoint import Run, identity_of
+from training.config import TrainConfig
+from training.data import Pairs
+from training.images import last_projection
+from training.losses import make_loss
+from training.losses.infonce import InfoNCE
+from training.losses.siglip import SigLIP
+from training.optimizer import make_optimizer
+from training.presets import prepare_pruning
+from training.progress import Progress
+from training.texts import PlainTexts, PruningTexts, TextSide
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready to go on; `run` is None where nothing is to be written."""
+
+    run: Run | None
+    texts: TextSide
+    loss: InfoNCE | SigLIP
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+
+    def save(self) -> None:
+        """Writes run.pt, if anything."""
+        if self.run is not None:
+            self.run.save(self.progress, self.optimizer, self.loss)
+
+
+def set_up(
+    encoder: ClipEncoder,
+    pairs: Pairs,
+    validation: Pairs | None,
+    out: Path | None,
+    config: TrainConfig,
+    total: int,
+    texts: TextSide | None,
+) -> Setup:
+    """Makes the encoder ready for training, and takes up the run in `out` if there is one.
+
+    Args:
+        total: steps of the whole run.
+
+    Raises:
+        TrainingError: `out` holds another run; or the model cannot be trained so.
+    """
+    model = encoder.model
+    run = saved = None
+    if out is not None:
+        parts = [pairs] if validation is None else [pairs, validation]
+        run = Run(out, encoder, config, identity_of(encoder, *parts))
+        saved = run.load()
+    if saved is None:
+        prepare_pruning(encoder, config.preset, pairs.titles)
+    else:
+        saved.restore_pruning(encoder)
+    loss = prepare_loss(encoder, config.loss)
+    if config.lock_image:
+        model.visual.requires_grad_(False)
+        last_projection(model.visual).requires_grad_(True)
+    if config.checkpoint_activations:
+        model.set_grad_checkpointing(True)
+    optimizer = make_optimizer(model, encoder.pruning, config, total)
+    if saved is not None:
+        saved.restore(encoder, optimizer, loss)
+    if texts is None and encoder.pruning is not None:
+        texts = PruningTexts(model, encoder.pruning)
+    progress = Progress() if saved is None else saved.progress
+    return Setup(run, texts or PlainTexts(model), loss, optimizer, progress)
+
+
+def prepare_loss(encoder: ClipEncoder, name: str) -> InfoNCE | SigLIP:
+    """The loss, and for one that needs a bias a model that has one.
+
+    A model without a bias was trained with another loss: its logit scale starts anew, too.
+    """
+    loss, model = make_loss(name), encoder.model
+    if loss.initial_bias is None or getattr(model, "logit_bias", None) is not None:
+        return loss
+    model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, loss.initial_bias))
+    with torch.no_grad():
+        model.logit_scale.fill_(math.log(loss.initial_scale))
+    model_cfg = {**encoder.config["model_cfg"], "init_logit_bias": loss.initial_bias}
+    encoder.config = {**encoder.config, "model_cfg": model_cfg}
+    return loss

@@ -22,6 +22,7 @@ import typer
 import benchmarks.ann_cli
 import benchmarks.cli
 import benchmarks.esci.cli
+import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import indexing.cleaning_cli
 import indexing.cli
@@ -125,6 +126,7 @@ train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)
 bench.command()(benchmarks.esci.cli.esci_split)
+bench.command()(benchmarks.pruning.cli.pruning)
 bench.command()(benchmarks.cli.recall)
 bench.command()(benchmarks.cli.score)
 bench.command()(benchmarks.speed_cli.speed)

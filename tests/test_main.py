@@ -55,7 +55,11 @@ def test_an_unforeseen_error_is_one_line_too(
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["demo"], ["doctor"], ["index"], ["info"], ["search"], ["train", "clip"]],
+    [
+        *([], ["clean"], ["demo"], ["doctor"], ["index"], ["info"], ["search"]),
+        *(["train"], ["train", "clip"], ["bench"], ["bench", "ann"], ["bench", "esci-split"]),
+        *(["bench", "pruning"], ["bench", "recall"], ["bench", "score"], ["bench", "speed"]),
+    ],
 )
 def test_every_help_has_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]

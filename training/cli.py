@@ -54,10 +54,19 @@ def clip(
         float | None,
         typer.Option(help="Peak; warm-up, then cosine.", show_default="1e-4; paper: 2e-5"),
     ] = None,
+    mask_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps in which masks are learned before the weights; 0: along with them.",
+            show_default="120 for calibrated, else 0",
+        ),
+    ] = None,
     threshold_learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="Peak for pruning thresholds.", show_default="by the scores; paper: 2e-5"
+            help="Peak for pruning thresholds, with --mask-steps 0.",
+            show_default="by the scores; paper: 2e-5",
         ),
     ] = None,
     weight_decay: Annotated[float | None, typer.Option(show_default="0.02")] = None,
@@ -134,6 +143,7 @@ def clip(
             second_stage=second_stage,
             epochs=epochs,
             batch_size=batch_size,
+            mask_steps=mask_steps,
             learning_rate=learning_rate,
             threshold_learning_rate=threshold_learning_rate,
             weight_decay=weight_decay,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Preset = Literal["standard", "calibrated", "paper"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -21,6 +22,9 @@ class TrainConfig(BaseModel):
 
     # Where token pruning comes from, see training/presets.py; None: the encoder as it is.
     preset: Preset | None = None
+    # Steps in which masks are learned by the worth of tokens while the weights rest, see
+    # training/worth.py; thresholds are held from then on. 0: masks are learned with the weights.
+    mask_steps: int = Field(default=0, ge=0)
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=256, ge=2)
     learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)  # the peak
@@ -50,6 +54,15 @@ class TrainConfig(BaseModel):
     # Compute activations anew for the gradient, and not keep them.
     checkpoint_activations: bool = False
     checkpoint_minutes: float = Field(default=10.0, ge=0)
+
+    @field_validator("mask_steps")
+    @classmethod
+    def _not_as_printed(cls, steps: int, info: ValidationInfo) -> int:
+        if steps and info.data.get("preset") == "paper":
+            raise PydanticCustomError(
+                "mask_steps", "the preset paper learns its masks along with the weights: give 0"
+            )
+        return steps
 
     def decisive(self) -> dict[str, object]:
         """The settings that the outcome depends on but for rounding, as plain values."""

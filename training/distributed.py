@@ -97,6 +97,13 @@ class Ranks:
         result: list[float] = shared.tolist()
         return result
 
+    def give_out(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sets parameters to what the first process has."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            distributed.broadcast(parameter.data, src=0)
+
     @contextmanager
     def first_alone(self) -> Iterator[None]:
         """Lets the first process through, and the others once it is done."""

@@ -27,6 +27,7 @@ from training.progress import Epoch, Progress, Step
 from training.setup import set_up
 from training.texts import TextSide
 from training.validation import validate
+from training.worth import MaskStep, learn_masks
 
 MAX_LOGIT_SCALE = math.log(100)  # CLIP's clamp
 _NAMED = 3  # pairs of a bad batch that a message names
@@ -42,6 +43,7 @@ def train_clip(
     config: TrainConfig,
     *,
     texts: TextSide | None = None,
+    on_mask_step: Callable[[MaskStep], None] = lambda step: None,
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
@@ -51,7 +53,8 @@ def train_clip(
     without validation), and `last/` the last epoch with what is needed to go on after a stop:
     started again with the same settings and data, the run continues after the last step that
     was saved, with the same losses. It is saved after each epoch, every
-    `config.checkpoint_minutes`, and on Ctrl-C or SIGTERM.
+    `config.checkpoint_minutes`, and on Ctrl-C or SIGTERM; not while masks are learned before
+    the first epoch (`config.mask_steps`), which a run that was stopped then does again.
 
     Where torch.distributed is set up, each process takes its share of every batch, and the
     first writes, validates and reports. All of them must see `out`.
@@ -78,8 +81,12 @@ def train_clip(
     with ranks.first_alone():  # it may still be writing what the others are to read
         setup = set_up(encoder, pairs, validation, out, config, total, texts)
     progress, optimizer = setup.progress, setup.optimizer
-    if len(set(ranks.agree(progress.done, stop=False)[0])) > 1:
+    if len(set(ranks.agree(-1 if setup.fresh else progress.done, stop=False)[0])) > 1:
         raise TrainingError(f"the processes do not see the same {out}: choose a shared folder")
+    if setup.fresh and config.mask_steps:
+        learn_masks(encoder, pairs, images, config, on_step=on_mask_step)
+        # Each process has learned the same, but for what its device rounds.
+        ranks.give_out(setup.parameters)
     gradients = BatchGradients(
         encoder, pairs, images, setup.texts, setup.loss, optimizer, config, ranks
     )

@@ -17,7 +17,7 @@ from training.config import Preset, TrainConfig
 # the thresholds as for the weights. On fewer epochs the curve is the same, squeezed.
 SETTINGS: dict[str, dict[str, object]] = {
     "standard": {},
-    "calibrated": {},
+    "calibrated": {"mask_steps": 120},
     "paper": {
         "epochs": 100,
         "batch_size": 1360,

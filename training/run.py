@@ -18,6 +18,7 @@ from training.images import ImageSide, LockedImages, OpenImages
 from training.log import TrainingLog
 from training.loop import train_clip
 from training.progress import Epoch, Step
+from training.worth import MaskStep
 
 
 def run_clip(
@@ -57,6 +58,13 @@ def run_clip(
         with ranks.first_alone():  # the others find the features of a locked tower on disk
             images = image_side(pairs, "train", config.seed if config.augment else None)
             validation_images = image_side(validation, "validate", None) if ranks.first else None
+        # Hidden where a run that goes on has learned them, or there are none.
+        mask_bar = bars.add_task("masks", total=config.mask_steps, rate="", visible=False)
+
+        def on_mask_step(step: MaskStep) -> None:
+            rate = f"kept {step.kept:.1%}"
+            bars.update(mask_bar, completed=step.number, rate=rate, visible=True)
+
         bar = bars.add_task("steps", total=None, rate="")
 
         def on_step(step: Step) -> None:
@@ -76,6 +84,7 @@ def run_clip(
             validation_images,
             out,
             config,
+            on_mask_step=on_mask_step,
             on_step=on_step,
             on_epoch=on_epoch,
         )

@@ -28,10 +28,16 @@ class Setup:
     """A run that is ready to go on; `run` is None where nothing is to be written."""
 
     run: Run | None
+    fresh: bool  # not taken up where it was stopped
     texts: TextSide
     loss: InfoNCE | SigLIP
     optimizer: torch.optim.Optimizer
     progress: Progress
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained, the thresholds of token pruning among it."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def save(self) -> None:
         """Writes run.pt, if anything."""
@@ -76,9 +82,9 @@ def set_up(
     if saved is not None:
         saved.restore(encoder, optimizer, loss)
     if texts is None and encoder.pruning is not None:
-        texts = PruningTexts(model, encoder.pruning)
+        texts = PruningTexts(model, encoder.pruning, held=config.mask_steps > 0)
     progress = Progress() if saved is None else saved.progress
-    return Setup(run, texts or PlainTexts(model), loss, optimizer, progress)
+    return Setup(run, saved is None, texts or PlainTexts(model), loss, optimizer, progress)
 
 
 def prepare_loss(encoder: ClipEncoder, name: str) -> InfoNCE | SigLIP:

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexing.models.pruned_text import PrunedText
-from indexing.models.text import embed_tokens
+from indexing.models.pruned_text import PrunedText, PrunedTexts
+from indexing.models.text import by_length, embed_tokens, ends_of_text
 from indexing.models.token_pruning import TokenPruning
 
 
@@ -61,16 +61,33 @@ class PlainTexts:
 class PruningTexts:
     """The text tower with the masks of `pruning`, soft or straight-through as it says.
 
+    Args:
+        held: Masks are followed as at inference; they are neither learned nor priced.
+
     Raises:
         ModelError: The tower is of a kind that cannot prune.
     """
 
-    def __init__(self, model: Any, pruning: TokenPruning) -> None:
+    def __init__(self, model: Any, pruning: TokenPruning, *, held: bool = False) -> None:
+        self._model = model
         self._tower = PrunedText(model, pruning)
+        self._held = held
 
     def __call__(self, ids: Tensor, rows: NDArray[np.int64], epoch: int) -> Texts:
-        texts = self._tower(ids)
-        return Texts(texts.embeddings, texts.penalty, float(texts.kept()))
+        if self._held:
+            embeddings, kept = self._tower.followed(ids)
+            return Texts(embeddings, torch.zeros((), device=ids.device), kept)
+        found: list[PrunedTexts] = []
+
+        def run(part: Tensor) -> Tensor:
+            found.append(self._tower(ids[part]))
+            return found[-1].embeddings
+
+        embeddings = by_length(ends_of_text(self._model, ids), run)
+        penalties = [len(texts.prunable) * texts.penalty for texts in found]
+        left = sum(int(texts.left().sum()) for texts in found)
+        prunable = sum(int(texts.prunable.sum()) for texts in found)
+        return Texts(embeddings, torch.stack(penalties).sum() / len(ids), left / max(1, prunable))
 
 
 def hide_words(

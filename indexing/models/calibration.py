@@ -29,8 +29,8 @@ def calibrate(
     first_layer: int = 0,
     pruning_layers: int = 1,
     share: float = 0.05,
-    spread: float = 1.4,
-    weight: float = 0.5,
+    spread: float = 0.4,
+    weight: float = 0.1,
 ) -> Pruning:
     """`calibrated_pruning` on the scores that `encoder` gives to the first 2,048 titles.
 

@@ -46,8 +46,11 @@ class PrunedTexts:
 
     def kept(self) -> Tensor:
         """The share of prunable tokens that are kept after the last layer."""
-        alive = (self.alive[-1] >= 0.5) & self.prunable
-        return alive.sum() / self.prunable.sum().clamp_min(1)
+        return self.left().sum() / self.prunable.sum().clamp_min(1)
+
+    def left(self) -> Tensor:
+        """The prunable tokens that are kept after the last layer, bool [b, n]."""
+        return (self.alive[-1] >= 0.5) & self.prunable
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,21 @@ class PrunedText:
                 f"{len(pruning.config.base)}"
             )
 
-    def __call__(self, ids: Tensor, *, hard: bool = False) -> PrunedTexts:
+    @property
+    def first(self) -> int | None:
+        """The first layer that prunes; None where none does."""
+        return next(filter(self._pruning.prunes, range(len(self._pruning.config.base))), None)
+
+    def __call__(
+        self, ids: Tensor, *, hard: bool = False, toggled: Tensor | None = None
+    ) -> PrunedTexts:
         """Embed titles with masks: soft or straight-through for training, `hard` as at
-        inference. `ids` is int64 [b, context_length].
+        inference.
+
+        Args:
+            ids: int64 [b, context_length].
+            toggled: bool [b, n]; tokens that the first pruning layer keeps where it would
+                have dropped them, and the other way round.
 
         Where the model's text transformer checkpoints its activations, so does this.
         """
@@ -90,7 +105,7 @@ class PrunedText:
         scores: list[Tensor] = []
         masks: list[tuple[int, Tensor]] = []
         states: list[Tensor] = []
-        for layer, step in enumerate(self._layers(ids, places, hard)):
+        for layer, step in enumerate(self._layers(ids, places, hard, toggled)):
             x, alive, found = step
             states.append(alive)
             if found is not None:
@@ -101,6 +116,14 @@ class PrunedText:
         embeddings = _pooled(self._tower, x, places.eot)
         penalty = pruning.penalty(masks, places.prunable)
         return PrunedTexts(embeddings, penalty, places.prunable, scores, states)
+
+    def first_scores(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of the first layer that prunes, with their gradient, and `prunable`, both as
+        of `PrunedTexts`. No later layer is run."""
+        places = _places(self._model, ids)
+        layers = self._layers(ids, places, True)
+        scores = next(found for _, _, found in layers if found is not None)
+        return scores, places.prunable
 
     @torch.no_grad()
     def masks(self, ids: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -114,21 +137,27 @@ class PrunedText:
         return [alive for _, alive, _ in steps], scores, places.prunable
 
     def _layers(
-        self, ids: Tensor, places: _Places, hard: bool
+        self, ids: Tensor, places: _Places, hard: bool, toggled: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """After each layer: states, how far each token is kept, and scores where it has any."""
         transformer = self._tower.transformer
         x = with_positions(self._tower, ids[:, : places.valid.shape[1]])
         alive = torch.ones(places.valid.shape, device=ids.device)
         for layer in range(len(transformer.resblocks)):
-            run = partial(self._layer, layer, places, hard)
+            run = partial(self._layer, layer, places, hard, toggled)
             if transformer.grad_checkpointing and torch.is_grad_enabled():
                 run = partial(checkpoint, run, use_reentrant=False)
             x, alive, found = run(x, alive)
             yield x, alive, found
 
     def _layer(
-        self, layer: int, places: _Places, hard: bool, x: Tensor, alive: Tensor
+        self,
+        layer: int,
+        places: _Places,
+        hard: bool,
+        toggled: Tensor | None,
+        x: Tensor,
+        alive: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """What `_layers` yields, out of what it yielded before."""
         config, pruning = self._pruning.config, self._pruning
@@ -142,6 +171,8 @@ class PrunedText:
             present = places.valid.float() if gate is None else places.valid * gate
             found = _scores(heads, config.score, config.key, present, places)
             mask = pruning.mask(layer, found, places.prunable, hard=hard)
+            if toggled is not None and not began:
+                mask = torch.where(toggled & places.prunable, 1 - mask, mask)
             alive = alive * mask if config.cumulative else mask
             gate = alive if config.keys == "same" else gate
         elif not config.cumulative:
@@ -150,47 +181,62 @@ class PrunedText:
             x = block(x, attn_mask=bias)
         else:
             heads = _heads(block, x) if heads is None else heads
-            x = _gated(block, x, heads, gate, bias)
+            x = _gated(block, x, heads, gate, bias, hard)
         if config.multiply and (began or found is not None):
             x = x * alive[..., None].to(x.dtype)
         return x, alive, found
 
-    @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
         """Embed titles with hard masks, [b, dim], not normalised.
 
         Titles go through the tower in groups of like length. Where pruned tokens are out of
-        the keys they are really dropped, which gives the same embeddings for less work.
+        the keys they are really dropped, which gives the same embeddings, and the same
+        gradients on the weights, for less work.
         """
-        if not len(ids) or not self._prunes():
-            return self(ids, hard=True).embeddings
-        drops = self._pruning.config.keys != "none"
+        return self.followed(ids)[0]
+
+    def followed(self, ids: Tensor) -> tuple[Tensor, float]:
+        """As `embed`, with the share of prunable tokens that are kept after the last layer."""
+        kept, prunable = [0], [0]  # without any titles, too
 
         def run(part: Tensor) -> Tensor:
-            return self._dropping(ids[part]) if drops else self(ids[part], hard=True).embeddings
+            if len(part) and self._prunes() and self._pruning.config.keys != "none":
+                embeddings, left, before = self._dropping(ids[part])
+            else:
+                texts = self(ids[part], hard=True)
+                embeddings, left, before = texts.embeddings, texts.left(), texts.prunable
+            kept.append(int(left.sum()))
+            prunable.append(int(before.sum()))
+            return embeddings
 
-        return by_length(ends_of_text(self._model, ids), run)
+        embeddings = by_length(ends_of_text(self._model, ids), run)
+        return embeddings, sum(kept) / max(1, sum(prunable))
 
-    def _dropping(self, ids: Tensor) -> Tensor:
+    def _dropping(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings, and the prunable tokens among those left and among all, bool [b, n]."""
         config, pruning, tower = self._pruning.config, self._pruning, self._tower
         places = _places(self._model, ids)
+        before = places.prunable
         x = with_positions(tower, ids[:, : places.valid.shape[1]])
         for layer, block in enumerate(tower.transformer.resblocks):
-            mask = None
+            run, mask = block, None
+            if tower.transformer.grad_checkpointing and torch.is_grad_enabled():
+                run = partial(checkpoint, block, use_reentrant=False)
             if pruning.prunes(layer):
-                heads, present = _scored_heads(block, x), places.valid.float()
-                found = _scores(heads, config.score, config.key, present, places)
-                mask = pruning.mask(layer, found, places.prunable, hard=True) > 0
+                with torch.no_grad():
+                    heads, present = _scored_heads(block, x), places.valid.float()
+                    found = _scores(heads, config.score, config.key, present, places)
+                    mask = pruning.mask(layer, found, places.prunable, hard=True) > 0
             if mask is not None and config.keys == "same":
                 x, places = _dropped(x, places, mask)
             length = x.shape[1]
-            x = block(x, attn_mask=tower.attn_mask[:length, :length])
+            x = run(x, attn_mask=tower.attn_mask[:length, :length])
             if mask is not None and config.keys == "next":
                 x, places = _dropped(x, places, mask)
-        return _pooled(tower, x, places.eot)
+        return _pooled(tower, x, places.eot), places.prunable, before
 
     def _prunes(self) -> bool:
-        return any(map(self._pruning.prunes, range(len(self._pruning.config.base))))
+        return self.first is not None
 
 
 def text_tower(model: Any) -> Any:
@@ -267,9 +313,16 @@ def _scores(heads: Tensor, score: Score, key: Key, present: Tensor, places: _Pla
     return token_scores(heads[0], heads[1], score, key, present, places.eot, causal=True)
 
 
-def _gated(block: Any, x: Tensor, heads: Tensor, gate: Tensor, bias: Tensor) -> Tensor:
+def _gated(block: Any, x: Tensor, heads: Tensor, gate: Tensor, bias: Tensor, hard: bool) -> Tensor:
     """A residual block of open_clip whose keys count as far as `gate` says."""
-    attended = gated_attention(heads[0], heads[1], heads[2], gate, bias)
+    if hard:  # 0 or 1 and without a gradient: what fused attention can do
+        own = torch.eye(len(bias), dtype=torch.bool, device=bias.device)
+        seen = (bias == 0) & ((gate > 0)[:, None, None, :] | own)
+        attended = functional.scaled_dot_product_attention(
+            heads[0], heads[1], heads[2], attn_mask=seen
+        )
+    else:
+        attended = gated_attention(heads[0], heads[1], heads[2], gate, bias)
     x = x + block.ls_1(block.attn.out_proj(attended.transpose(1, 2).flatten(2).to(x.dtype)))
     after: Tensor = x + block.ls_2(block.mlp(block.ln_2(x)))
     return after

@@ -29,8 +29,8 @@ RECIPE: dict[str, Any] = {
     "first_layer": 0,
     "pruning_layers": 1,
     "share": 0.05,
-    "spread": 1.4,
-    "weight": 0.5,
+    "spread": 0.4,
+    "weight": 0.1,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -190,7 +190,9 @@ def test_a_token_like_end_of_text_inside_a_title_ends_it() -> None:
 
 
 @torch.no_grad()
-def by_loops(model: Any, tower: PrunedText, ids: list[int], *, hard: bool) -> tuple[Any, ...]:
+def by_loops(
+    model: Any, tower: PrunedText, ids: list[int], *, hard: bool, toggled: Collection[int] = ()
+) -> tuple[Any, ...]:
     """One title in float64 without padding: its embedding, and masks by layer."""
     model, config = copy.deepcopy(model).double(), tower._pruning.config
     words, length = ids[: ids.index(49) + 1], ids.index(49) + 1
@@ -220,6 +222,8 @@ def by_loops(model: Any, tower: PrunedText, ids: list[int], *, hard: bool) -> tu
                 step = hard or config.straight_through
                 soft = 1 / (1 + math.exp(-above / config.temperature[layer]))
                 mask[i] = float(above >= 0) if step else soft
+                if i in toggled and not started:
+                    mask[i] = 1 - mask[i]
             kept = zip(alive, mask, strict=True)
             alive = [old * new for old, new in kept] if config.cumulative else mask
             started = True
@@ -284,6 +288,102 @@ def test_the_tower_is_that_of_plain_loops(
                 priced = layer in layers or (cumulative and layer > min(layers))
                 penalty += priced * 0.5 * sum(mask[1:-1]) / len(mask[1:-1]) / 2
         assert found.penalty.item() == pytest.approx(penalty, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cumulative", "multiply", "keys"),
+    [(False, True, "none"), (True, False, "next"), (True, False, "same"), (True, True, "same")],
+)
+@pytest.mark.parametrize("layers", [(0, 1, 2), (1,), (0, 2)])
+def test_toggled_tokens_are_those_of_plain_loops(
+    layers: tuple[int, ...], cumulative: bool, multiply: bool, keys: str
+) -> None:
+    """The other way round in the first layer that prunes; later ones judge for themselves."""
+    model, ids = make(), titles((6, 3))
+    how = {"score": "pre", "keys": keys, "multiply": multiply, "cumulative": cumulative}
+    base = between(model, ids, layers, **how)
+    toggled = torch.zeros(2, 8, dtype=torch.bool)
+    places = [(1, 3, 4, 6), (2,)]
+    for row, some in enumerate(places):
+        toggled[row, list(some)] = True
+    for straight, hard in ((False, False), (True, False), (False, True)):
+        tower = pruned(model, base, straight_through=straight, **how)
+        found, plain = tower(ids, hard=hard, toggled=toggled), tower(ids, hard=hard)
+        if straight or hard:  # layer norm cancels soft masks
+            assert far(found.embeddings, plain.embeddings) > 0.1
+        for b in range(2):
+            numbers = ids[b].tolist()
+            embedding, masks = by_loops(model, tower, numbers, hard=hard, toggled=places[b])
+            torch.testing.assert_close(found.embeddings[b].double(), embedding, rtol=0, atol=2e-5)
+            for layer, mask in enumerate(masks):
+                alive = found.alive[layer][b, : len(mask)].tolist()
+                assert alive == pytest.approx(mask, abs=1e-5)
+        first = found.alive[layers[0]] + plain.alive[layers[0]]
+        torch.testing.assert_close(first[toggled], torch.ones(5), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("threshold", [-1e9, 1e9])
+def test_toggling_takes_a_word_out_or_puts_it_back(threshold: float) -> None:
+    """Without positions a title without a word is one that never had it."""
+    model, ids = make(), titles((8,))
+    with torch.no_grad():
+        model.positional_embedding.zero_()
+    tower = pruned(model, (threshold, NEVER, NEVER))
+    for place in range(1, 9):
+        toggled = torch.arange(10)[None] == place
+        stays = ~toggled[0] if threshold < 0 else toggled[0] | torch.isin(ids[0, :10], special())
+        words = ids[:, :10][:, stays]
+        alone = torch.cat([words, torch.zeros(1, 12 - words.shape[1], dtype=torch.int64)], 1)
+        found = tower(ids, hard=True, toggled=toggled).embeddings
+        torch.testing.assert_close(found, model.encode_text(alone), rtol=0, atol=2e-5)
+
+
+def special() -> Tensor:
+    """Start and end of text."""
+    return torch.tensor([48, 49])
+
+
+def test_what_cannot_be_pruned_cannot_be_toggled() -> None:
+    model, ids = make(), titles()
+    for base in ((NEVER,) * 3, between(model, ids, (0, 2), score="pre")):
+        tower = pruned(model, base)
+        plain = tower(ids, hard=True)
+        others = tower(ids, hard=True, toggled=~plain.prunable)
+        none = tower(ids, hard=True, toggled=torch.zeros_like(plain.prunable))
+        for found in (others, none):
+            assert torch.equal(found.embeddings, plain.embeddings)
+            assert all(map(torch.equal, found.alive, plain.alive))
+    nothing = pruned(model, (NEVER,) * 3)
+    assert torch.equal(
+        nothing(ids, hard=True, toggled=plain.prunable).embeddings, model.encode_text(ids)
+    )
+
+
+@pytest.mark.parametrize("saves_memory", [False, True])
+@pytest.mark.parametrize("layers", [(0,), (1,), (0, 2)])
+def test_first_scores_are_those_of_the_tower_and_so_is_their_gradient(
+    layers: tuple[int, ...], saves_memory: bool
+) -> None:
+    model, ids = make(), titles()
+    tower = pruned(model, between(model, ids, layers, score="pre"))
+    model.transformer.grad_checkpointing = saves_memory
+    ran: list[int] = []
+    for layer, block in enumerate(model.transformer.resblocks):
+        block.mlp.register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer))
+    whole = tower(ids, hard=True)
+    ran.clear()
+    scores, prunable = tower.first_scores(ids)
+    assert max(ran) == layers[0] == tower.first
+    assert torch.equal(scores, whole.scores[0])
+    assert torch.equal(prunable, whole.prunable)
+    gradients = []
+    for found in (scores, whole.scores[0]):
+        model.zero_grad()
+        found[prunable].sin().sum().backward()
+        gradients.append({n: w.grad for n, w in text_weights(model).items() if w.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert all(torch.equal(value, gradients[1][name]) for name, value in gradients[0].items())
+    assert pruned(model, (NEVER,) * 3).first is None
 
 
 def test_kept_is_the_share_of_words_after_the_last_layer() -> None:
@@ -423,7 +523,8 @@ def test_straight_through_training_sees_what_inference_sees() -> None:
         how = {"score": "pre", "keys": keys, "multiply": multiply}
         tower = pruned(model, between(model, ids, (0, 1, 2), **how), **how)
         soft, hard = tower(ids), tower(ids, hard=True)
-        assert torch.equal(soft.embeddings, hard.embeddings)
+        # Hard masks need no gradient, and go through fused attention.
+        torch.testing.assert_close(soft.embeddings, hard.embeddings, atol=1e-5, rtol=1e-5)
         assert torch.equal(soft.penalty, hard.penalty)
 
 

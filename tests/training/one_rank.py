@@ -21,7 +21,7 @@ from torch import Tensor
 import training.setup
 from indexing.models.clip import ClipEncoder
 from training.config import TrainConfig
-from training.distributed import joined
+from training.distributed import Ranks, joined
 from training.loop import train_clip
 from training.optimizer import make_optimizer
 from training.progress import Step
@@ -30,6 +30,7 @@ from training.progress import Step
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "pruning": {"preset": "calibrated", "word_dropout": 0.3, "chunk": 2},
+    "masks": {"preset": "calibrated", "mask_steps": 6},
     "siglip": {"loss": "siglip", "keep_similarities": 1.0},
     "unreadable": {"preset": "calibrated"},
 }
@@ -104,6 +105,10 @@ def main(folder: Path) -> None:
             losses, encoder = train(tiny, case, folder / case)
             torch.save(state(encoder), own / f"{case}.pt")
             (own / f"{case}.json").write_text(json.dumps(losses))
+
+        given = torch.nn.Parameter(torch.arange(3.0) + rank)
+        Ranks("cpu").give_out([given])
+        (own / "given.json").write_text(json.dumps(given.tolist()))
 
         def ask(number: int) -> None:  # of one process only, which is not the one that writes
             if number == 1 and rank == 1:

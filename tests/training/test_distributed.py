@@ -22,7 +22,7 @@ from indexing.models.clip import ClipEncoder, load_folder
 from training.distributed import Ranks, joined
 
 WORKER = Path(__file__).parent / "one_rank.py"
-CASES = ["plain", "pruning", "siglip", "unreadable"]
+CASES = ["plain", "pruning", "masks", "siglip", "unreadable"]
 
 
 @dataclass
@@ -106,6 +106,12 @@ def test_the_first_process_writes_the_model_that_both_have(together: Together, c
         assert torch.equal(value, trained[name]), name
 
 
+def test_what_the_first_process_gives_out_all_have(together: Together) -> None:
+    for rank in (0, 1):
+        given = json.loads((together.folder / f"rank{rank}" / "given.json").read_text())
+        assert given == [0, 1, 2]
+
+
 def test_both_stop_at_the_same_step_where_one_is_asked_to_and_go_on(together: Together) -> None:
     stops = [
         json.loads((together.folder / f"rank{n}" / "stopped.json").read_text()) for n in (0, 1)
@@ -143,5 +149,8 @@ def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
         assert device == "cpu"
         ranks = Ranks("cpu")
         assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
+        parameter = torch.nn.Parameter(torch.ones(2))
+        ranks.give_out([parameter])
+        assert parameter.tolist() == [1, 1]
         with ranks.first_alone():
             assert ranks.agree(3, stop=True) == ([3], True)

@@ -272,7 +272,7 @@ def test_a_catalog_smaller_than_a_batch_is_an_error(tmp_path: Path, run: Run) ->
 def test_the_best_epoch_is_kept_and_the_last_one_beside_it(tmp_path: Path, tiny: Any) -> None:
     encoder, found = tiny.encoder(), list[str]()
     images, out = tiny.images(encoder), tmp_path / "out"
-    config = TrainConfig(epochs=5, batch_size=8, learning_rate=3e-3, preset="calibrated")
+    config = TrainConfig(epochs=5, batch_size=8, learning_rate=1e-2, preset="calibrated")
     history = train_clip(
         *(encoder, tiny.pairs, images, tiny.pairs, images, out, config),
         on_epoch=lambda epoch: found.append(encoder.fingerprint),

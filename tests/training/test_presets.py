@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from indexing.errors import TrainingError
 from indexing.models.calibration import calibrate
+from indexing.models.pruned_text import PrunedText
 from indexing.models.token_pruning import TokenPruning, paper_pruning
 from training.config import TrainConfig
-from training.loop import train_clip
+from training.loop import epoch_batches, train_clip
 from training.optimizer import (
     THRESHOLD_RANGE,
     make_optimizer,
@@ -22,6 +23,7 @@ from training.optimizer import (
     threshold_rate,
 )
 from training.presets import make_config, prepare_pruning
+from training.worth import learn_masks
 
 
 def test_the_paper_is_taken_at_its_word() -> None:
@@ -42,7 +44,8 @@ def test_the_paper_is_taken_at_its_word() -> None:
 def test_what_is_given_overrides_a_recipe_and_what_is_not_does_not() -> None:
     config = make_config("paper", epochs=3, learning_rate=None, seed=0, lock_image=False)
     assert (config.epochs, config.batch_size, config.learning_rate) == (3, 1360, 2e-5)
-    assert make_config("calibrated") == TrainConfig(preset="calibrated")
+    assert make_config("calibrated") == TrainConfig(preset="calibrated", mask_steps=120)
+    assert make_config("calibrated", mask_steps=0) == TrainConfig(preset="calibrated")
     assert make_config("standard") == TrainConfig(preset="standard")
     with pytest.raises(ValidationError, match="preset"):
         make_config("best")
@@ -178,11 +181,76 @@ def test_the_literal_recipe_starts_as_standard_training_does(tiny: Any) -> None:
     assert paper.kept == 1
 
 
+@pytest.mark.parametrize("preset", ["calibrated", None])
+def test_masks_are_learned_before_the_first_step_and_held_from_then_on(
+    tiny: Any, preset: Any
+) -> None:
+    """Also in a model that prunes already."""
+
+    def start() -> Any:
+        encoder = tiny.encoder()
+        encoder.pruning = TokenPruning(calibrate(encoder, tiny.pairs.titles, share=0.3))
+        return encoder
+
+    encoder, alone, kept, seen = start(), start(), [], []
+    config = TrainConfig(preset=preset, mask_steps=7, epochs=3, batch_size=8, learning_rate=1e-2)
+    images = tiny.images(encoder)
+
+    def on_mask_step(step: Any) -> None:
+        seen.append(step)
+        assert kept == []
+
+    def on_step(step: Any) -> None:
+        kept.append(step.kept)
+        assert step.penalty == 0
+
+    history = train_clip(
+        *(encoder, tiny.pairs, images, None, None, None, config),
+        on_mask_step=on_mask_step,
+        on_step=on_step,
+    )
+    expected = []
+    learn_masks(alone, tiny.pairs, tiny.images(alone), config, on_step=expected.append)
+    assert seen == expected
+    assert torch.equal(encoder.pruning.delta, alone.pruning.delta)
+    assert encoder.pruning.delta[0] != 0
+    thresholds = {epoch.thresholds for epoch in history}
+    assert thresholds == {(alone.pruning.thresholds()[0].item(), None)}
+    first = epoch_batches(24, config, 0)[0]
+    ids = alone.tokenizer([tiny.pairs.titles[row] for row in first])
+    followed = PrunedText(alone.model, alone.pruning)(ids, hard=True)
+    assert kept[0] == pytest.approx(followed.kept().item(), abs=1e-6)
+    assert 0 < kept[0] < 1
+
+
+def test_without_pruning_there_are_no_masks_to_learn(tiny: Any) -> None:
+    found = []
+    for steps in (0, 5):
+        encoder = tiny.encoder()
+        config = TrainConfig(preset="standard", mask_steps=steps, epochs=1, batch_size=8)
+        images = tiny.images(encoder)
+        history = train_clip(encoder, tiny.pairs, images, None, None, None, config)
+        found.append((history, encoder.model.state_dict()))
+    assert found[0][0] == found[1][0]
+    for name, value in found[0][1].items():
+        assert torch.equal(found[1][1][name], value), name
+
+
+def test_the_printed_recipe_has_no_mask_steps() -> None:
+    """Its masks give no gradient at the start: held from there they would do nothing."""
+    assert make_config("paper").mask_steps == make_config("paper", mask_steps=0).mask_steps == 0
+    with pytest.raises(ValidationError, match="paper learns its masks along with the weights"):
+        make_config("paper", mask_steps=10)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        make_config("calibrated", mask_steps=-1)
+
+
 def test_only_what_decides_the_outcome_makes_another_run() -> None:
     plain = TrainConfig()
     how = TrainConfig(chunk=7, precision="bf16", checkpoint_activations=True, checkpoint_minutes=1)
     assert how.decisive() == plain.decisive()
-    for change in ({"seed": 1}, {"augment": False}, {"preset": "paper"}, {"loss": "siglip"}):
+    for change in ({"seed": 1}, {"augment": False}, {"preset": "paper"}, {"loss": "siglip"},
+                   {"mask_steps": 1}):  # fmt: skip
         assert TrainConfig.model_validate(change).decisive() != plain.decisive()
 
 

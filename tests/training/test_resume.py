@@ -18,6 +18,7 @@ from training.data import Pairs
 from training.images import LockedImages, OpenImages
 from training.loop import train_clip
 from training.progress import Epoch, Step
+from training.worth import learn_masks
 
 
 class KilledError(Exception):
@@ -40,6 +41,7 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "pruning": {"preset": "calibrated", "word_dropout": 0.3, "chunk": 3},
+    "masks": {"preset": "calibrated", "mask_steps": 5},
     "siglip": {"loss": "siglip", "keep_similarities": 1.0},
 }
 
@@ -109,6 +111,32 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(
     assert later == steps[7 - lost :]
     assert resumed == history
     assert_equal(weights(other), weights(encoder))
+
+
+def test_masks_are_learned_once(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a run that has been saved never again; in one that has not from the start."""
+    calls: list[int] = []
+
+    def noting(*arguments: Any, **options: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise KilledError
+        learn_masks(*arguments, **options)
+
+    history, steps, encoder = train("whole", **SETTINGS["masks"])
+    monkeypatch.setattr("training.loop.learn_masks", noting)
+    with pytest.raises(KilledError):
+        train("killed", **SETTINGS["masks"])
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", {2: lambda: signal.raise_signal(signal.SIGINT)}, **SETTINGS["masks"])
+    assert len(calls) == 2
+    resumed, later, other = train("killed", **SETTINGS["masks"])
+    assert len(calls) == 2
+    assert later == steps[2:]
+    assert resumed == history
+    assert_equal(weights(other), weights(encoder))
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        train("killed", **{**SETTINGS["masks"], "mask_steps": 6})
 
 
 def test_a_run_killed_between_the_files_of_an_epoch_goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -57,7 +58,8 @@ def test_it_reads_a_catalog_as_index_does_and_writes_a_model(catalog: Path) -> N
 
 
 def test_by_default_it_learns_which_title_tokens_to_leave_out(catalog: Path) -> None:
-    result = train(catalog, "model")
+    few = ["--mask-steps", "8"]
+    result = train(catalog, "model", *few)
     assert result.exit_code == 0, result.output
     kept = re.search(r"Title tokens kept (\d+\.\d)%", result.output)
     assert kept is not None, result.output
@@ -68,7 +70,7 @@ def test_by_default_it_learns_which_title_tokens_to_leave_out(catalog: Path) -> 
     assert trained.pruning.delta.abs().max() > 0
     # A second stage goes on with its thresholds; --preset standard reads whole titles again.
     stage = ["--second-stage", "--from", str(catalog.parent / "model")]
-    assert train(catalog, "second", *stage).exit_code == 0
+    assert train(catalog, "second", *stage, *few).exit_code == 0
     second = load_encoder(str(catalog.parent / "second"), device="cpu")
     assert isinstance(second, ClipEncoder)
     assert second.pruning is not None
@@ -80,6 +82,36 @@ def test_by_default_it_learns_which_title_tokens_to_leave_out(catalog: Path) -> 
     refused = train(catalog, "paper", *stage, "--preset", "paper")
     assert isinstance(refused.exception, TrainingError)
     assert "prunes tokens already" in str(refused.exception)
+
+
+def test_masks_are_learned_in_as_many_steps_as_are_asked_for(
+    catalog: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def noting(encoder: object, catalogs: object, out: object, config: Any) -> None:
+        asked.append((config.preset, config.mask_steps))
+
+    monkeypatch.setattr("training.run.run_clip", noting)
+    train(catalog, "default")
+    for preset, *options in (
+        ("calibrated", "--mask-steps", "3"),
+        ("calibrated", "--mask-steps", "0"),
+        ("standard",),
+        ("paper",),
+    ):
+        train(catalog, "given", "--preset", preset, *options)
+    assert asked == [
+        *(("calibrated", 120), ("calibrated", 3), ("calibrated", 0)),
+        *(("standard", 0), ("paper", 0)),
+    ]
+    refused = train(catalog, "refused", "--preset", "paper", "--mask-steps", "10")
+    assert isinstance(refused.exception, TrainingError)
+    assert str(refused.exception) == (
+        "--mask-steps 10: the preset paper learns its masks along with the weights: give 0"
+    )
+    assert not (catalog.parent / "refused").exists()
+    assert train(catalog, "refused", "--mask-steps", "-1").exit_code == 2
 
 
 @pytest.mark.parametrize("start", [[], ["--from", "builtin"], ["--from", "ViT-B-32/openai"]])

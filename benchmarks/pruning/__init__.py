@@ -1,0 +1,1 @@
+"""Does token pruning clean titles, and does the picture tower learn more from clean ones?"""

@@ -16,20 +16,16 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 import benchmarks.training_speed as speed
+import benchmarks.training_work as work_module
 from benchmarks.timing import Spread
 from benchmarks.training_speed import (
     ARMS,
     MASKS,
     STANDARD,
-    STEPS,
     Arm,
     Clock,
-    Numbers,
-    Pixels,
     TrainingSpeed,
-    Workload,
     count_flops,
-    draw_titles,
     measure,
     notes,
     rows,
@@ -37,6 +33,7 @@ from benchmarks.training_speed import (
     train,
     verdict,
 )
+from benchmarks.training_work import STEPS, Numbers, Pixels, Workload, draw_titles
 from indexing.errors import BenchmarkError, ModelError
 from indexing.models.clip import ClipEncoder
 from indexing.models.token_pruning import paper_pruning
@@ -57,7 +54,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "TOY", TINY)
+    monkeypatch.setattr(work_module, "TOY", TINY)
 
 
 def workload(batch: int = 6, title_tokens: float = 20, device: str = "cpu") -> Workload:
@@ -110,12 +107,12 @@ class TestWorkload:
 
     def test_a_tower_that_cannot_prune_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         text = {**TEXT, "no_causal_mask": True}
-        monkeypatch.setattr(speed, "TOY", {**TINY, "text_cfg": text})
+        monkeypatch.setattr(work_module, "TOY", {**TINY, "text_cfg": text})
         with pytest.raises(ModelError, match="needs a causal text transformer"):
             workload()
 
     def test_a_model_of_another_kind_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(speed, "TOY", {**TINY, "multimodal_cfg": {}})
+        monkeypatch.setattr(work_module, "TOY", {**TINY, "multimodal_cfg": {}})
         with pytest.raises(BenchmarkError, match=r"toy cannot be built: .*multimodal_cfg"):
             workload()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
 from training.checkpoint import Run, identity_of
 from training.config import TrainConfig
@@ -70,6 +71,7 @@ def set_up(
         saved = run.load()
     if saved is None:
         prepare_pruning(encoder, config.preset, pairs.titles)
+        _require_masks_to_hold(encoder, config)
     else:
         saved.restore_pruning(encoder)
     loss = prepare_loss(encoder, config.loss)
@@ -85,6 +87,16 @@ def set_up(
         texts = PruningTexts(model, encoder.pruning, held=config.mask_steps > 0)
     progress = Progress() if saved is None else saved.progress
     return Setup(run, saved is None, texts or PlainTexts(model), loss, optimizer, progress)
+
+
+def _require_masks_to_hold(encoder: ClipEncoder, config: TrainConfig) -> None:
+    """Raises TrainingError where masks are to be held that are made to be soft."""
+    pruning = encoder.pruning
+    if config.mask_steps and pruning is not None and not pruning.config.straight_through:
+        raise TrainingError(
+            f"{encoder.name} has soft masks, as --preset paper makes them, which cannot be held: "
+            "go on learning them with --mask-steps 0, or give another --from"
+        )
 
 
 def prepare_loss(encoder: ClipEncoder, name: str) -> InfoNCE | SigLIP:

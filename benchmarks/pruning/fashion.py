@@ -108,7 +108,8 @@ def _words(text: str) -> list[str]:
 
 def _brand_end(words: Sequence[str]) -> int:
     """How many words the brand takes: all before the audience, or one where none is named."""
-    found = next((place for place, word in enumerate(words[:6]) if word in _AUDIENCE), 1)
+    audience = _AUDIENCE - {"s"}  # what is left of "men's", and the start of "s.Oliver"
+    found = next((place for place, word in enumerate(words[:6]) if word in audience), 1)
     return max(1, found)
 
 

@@ -140,8 +140,9 @@ def _plot(experiment: Experiment, results: Sequence[Result], file: Path) -> None
         kept.bar(places, heights, width, label=arm, color=palette[number % len(palette)])
     kept.set_xticks(kinds, experiment.kinds, rotation=30, ha="right")
     kept.set_title("words kept, %", loc="left", fontsize=10)
+    kept.set_ylim(0, 118)  # room for the legend
     if shares:
-        kept.legend(frameon=False, fontsize=8)
+        kept.legend(frameon=False, fontsize=8, loc="upper center", ncols=len(shares))
     for axes in (gains, kept):
         axes.spines[["top", "right"]].set_visible(False)
     save(plot, file)

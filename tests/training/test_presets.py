@@ -223,6 +223,14 @@ def test_masks_are_learned_before_the_first_step_and_held_from_then_on(
     assert 0 < kept[0] < 1
 
 
+def test_soft_masks_cannot_be_held(tiny: Any) -> None:
+    encoder = tiny.encoder()
+    encoder.pruning = TokenPruning(paper_pruning(2))
+    config = TrainConfig(preset="calibrated", mask_steps=2, epochs=1, batch_size=8)
+    with pytest.raises(TrainingError, match="go on learning them with --mask-steps 0"):
+        train_clip(encoder, tiny.pairs, tiny.images(encoder), None, None, None, config)
+
+
 def test_without_pruning_there_are_no_masks_to_learn(tiny: Any) -> None:
     found = []
     for steps in (0, 5):

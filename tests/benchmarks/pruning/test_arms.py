@@ -139,6 +139,7 @@ def test_without_types_draws_by_seed_and_hits_the_share() -> None:
         assert abs(sum(len(title.split()) for title in some) / total - 0.4) < 1 / total
     assert found[0] != found[1] != found[2] != found[0]
     assert without_types(titles, 1.0, 0) == titles
+    assert without_types(titles[::-1], 0.4, 0) == found[0][::-1]  # the catalog's order is nothing
 
 
 def test_visual_only_asks_of_each_word() -> None:

@@ -126,10 +126,18 @@ def test_it_goes_on_where_it_was(pool: Turns, file: Path) -> None:
     assert notes == [f"{arm}, seed 1 ({n} of 6)" for n, arm in enumerate(chosen, 4)]
     assert file.read_bytes().startswith(before)
     assert len(results) == 6
-    # Fewer seeds or arms: what else the file holds is neither run nor returned.
-    some = run_all(third, ["standard"], 1, file, 1, no_note)
-    assert third.calls == []
-    assert [(r["arm"], r["seed"]) for r in some] == [("standard", 0)]
+    # Fewer seeds or arms: what else the file holds is neither run nor returned nor counted.
+    notes.clear()
+    some = run_all(third, ["standard", "paper"], 1, file, 1, notes.append)
+    assert [call[:2] for call in third.calls] == [("paper", 0)]
+    assert [(r["arm"], r["seed"]) for r in some] == [("standard", 0), ("paper", 0)]
+    assert notes == ["paper, seed 0 (2 of 2)"]
+
+
+def test_a_result_is_on_disk_before_the_next_run_ends(pool: Turns, file: Path) -> None:
+    kept: list[int] = []
+    run_all(Arms(), FIRST, 1, file, 2, lambda line: kept.append(len(stored(file))))
+    assert kept == [1, 2, 3, 4, 5]
 
 
 def test_the_share_may_come_from_the_file(pool: Turns, file: Path) -> None:

@@ -69,7 +69,7 @@ RED, GREEN, BLUE = (1.0, -1.0, -1.0), (-1.0, 1.0, -1.0), (-1.0, -1.0, 1.0)
 
 @pytest.mark.parametrize(("oracle", "title"), [(False, 1 / 3), (True, 1.0)])
 def test_measure_is_what_one_counts_by_hand(oracle: bool, title: float) -> None:
-    shown = [[0, 0, 1], [1, 1, 1], [2, 2, 0]]  # the colours of each product's three views
+    shown = [[0, 1, 0], [1, 1, 1], [2, 0, 2]]  # the colours of each product's three views
     pictures = np.stack([np.stack([plain(COLOURS[c]) for c in views]) for views in shown])
     titles = ["brand1 red mug", "vegan green mug", "brand2 blue mug"]
     test = ToyProducts(pictures, titles, ["red", "green", "blue"])
@@ -115,6 +115,12 @@ def test_augmented_pictures_are_mirrored_moved_and_lit() -> None:
     assert max(map(abs, shift)) <= 2
     assert right == SIZE - 1 - 4 + shift[1]  # mirrored, and moved the same way
     assert 0.4 < sum(column == right for _, column in spots) / 400 < 0.6
+
+
+def test_light_never_goes_beyond_white_and_black() -> None:
+    pixels = torch.tensor([1.0, -1.0])[:, None, None, None].repeat(20, 3, SIZE, SIZE)
+    found = _augmented(pixels, np.random.default_rng(0))
+    assert (found.max(), found.min()) == (1, -1)
 
 
 def test_pictures_come_by_row_and_change_with_the_epoch() -> None:

@@ -106,6 +106,11 @@ def hide_words(
         return tokens
     place = torch.arange(tokens.shape[1])
     words = (place > 0) & (place < tokens.argmax(-1, keepdim=True))
-    draws = [np.random.default_rng([seed, epoch, row]).random(tokens.shape[1]) for row in rows]
-    hidden = torch.from_numpy(np.array(draws).reshape(tokens.shape) < share)
+    hidden = draws(rows, tokens.shape[1], seed, epoch) < share
     return tokens.masked_fill(words & hidden, unknown_id)
+
+
+def draws(rows: NDArray[np.int64], width: int, seed: int, epoch: int) -> Tensor:
+    """Uniform random numbers, float64 [len(rows), width], by row, epoch and seed alone."""
+    drawn = [np.random.default_rng([seed, epoch, row]).random(width) for row in rows]
+    return torch.from_numpy(np.array(drawn).reshape(len(rows), width))

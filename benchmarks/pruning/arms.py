@@ -19,7 +19,7 @@ from training.config import TrainConfig
 from training.data import Pairs
 from training.images import ImageSide
 from training.loop import train_clip
-from training.texts import Texts
+from training.texts import Texts, draws
 
 # What each arm does with a title. The controls drop as many tokens as `calibrated` did.
 ARMS = {
@@ -90,9 +90,7 @@ class RandomDrop:
         self._model, self._share, self._seed = model, share, seed
 
     def __call__(self, ids: Tensor, rows: NDArray[np.int64], epoch: int) -> Texts:
-        width = ids.shape[1]
-        draws = [np.random.default_rng([self._seed, epoch, row]).random(width) for row in rows]
-        keep = torch.from_numpy(np.array(draws).reshape(len(rows), width) < self._share)
+        keep = draws(rows, ids.shape[1], self._seed, epoch) < self._share
         kept = keep_tokens(ids, keep.to(ids.device))
         return Texts(embed_tokens(self._model, kept), torch.zeros((), device=ids.device), None)
 

@@ -133,9 +133,7 @@ def _plot(experiment: Experiment, results: Sequence[Result], file: Path) -> None
     kinds, width = range(len(experiment.kinds)), 0.8 / max(1, len(shares))
     palette = ("#d1495b", "#d17a00", "#0b57d0", "#2e8540")
     for number, (arm, found) in enumerate(shares.items()):
-        places = [
-            kind + (number - (len(shares) - 1) / 2) * width for kind in range(len(experiment.kinds))
-        ]
+        places = [kind + (number - (len(shares) - 1) / 2) * width for kind in kinds]
         heights = [100 * found.get(kind, 0.0) for kind in experiment.kinds]
         kept.bar(places, heights, width, label=arm, color=palette[number % len(palette)])
     kept.set_xticks(kinds, experiment.kinds, rotation=30, ha="right")

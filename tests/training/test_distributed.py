@@ -127,7 +127,8 @@ def test_both_stop_at_the_same_step_where_one_is_asked_to_and_go_on(together: To
 
 
 def test_where_one_fails_the_other_does_not_wait_for_ever(together: Together) -> None:
-    assert together.codes == [1, 1]
+    # Not 1 in each: at the exit of a process whose peer is gone gloo's threads may abort it.
+    assert all(together.codes)
     assert "OSError: disk gone" in together.errors[1]
     assert "OSError: disk gone" not in together.errors[0]
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from indexing.errors import ModelError
 from indexing.models.protocol import Encoder
 
-__all__ = ["BUILTIN", "Encoder", "load_encoder"]
+__all__ = ["BUILTIN", "Encoder", "load_encoder", "usable_device"]
 
+ALBEF = "albef:"
 BUILTIN = Path(__file__).parent / "builtin"
 
 
@@ -18,19 +19,25 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
     Args:
         name: `builtin` (ships with the package), a model folder that training wrote,
             `ARCH/PRETRAINED` of open_clip (`ViT-B-32/laion2b_s34b_b79k`, or a weights file
-            after the slash) or `hf-hub:ORG/REPO`.
+            after the slash), `hf-hub:ORG/REPO`, or `albef:PATH` with a checkpoint of ALBEF or
+            LAVIS, or a folder with one.
         device: a torch device; the GPU where there is one, else the CPU.
 
     Raises:
         ModelError: The name is unknown or its weights cannot be loaded.
     """
-    import torch
-
+    from indexing.models.albef.weights import is_albef_folder, load_albef
     from indexing.models.clip import load_folder, load_open_clip
 
-    device = _checked(device) if device else "cuda" if torch.cuda.is_available() else "cpu"
+    device = usable_device(device)
     if name == "builtin":
         return load_folder(BUILTIN, name=name, device=device)
+    if name == ALBEF:
+        raise ModelError(f"{ALBEF} needs the path of a checkpoint, or of a folder with one")
+    if name.startswith(ALBEF):
+        return load_albef(Path(name.removeprefix(ALBEF)).expanduser(), device=device)
+    if is_albef_folder(Path(name)):
+        return load_albef(Path(name), name=str(Path(name).resolve()), device=device)
     if Path(name).is_dir():
         return load_folder(Path(name), device=device)
     if name.startswith("hf-hub:") or (
@@ -41,13 +48,20 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
         raise ModelError(f"model folder {name!r} does not exist")
     raise ModelError(
         f"unknown model {name!r}: give builtin, a model folder, "
-        "an open_clip name such as ViT-B-32/laion2b_s34b_b79k, or hf-hub:ORG/REPO"
+        "an open_clip name such as ViT-B-32/laion2b_s34b_b79k, hf-hub:ORG/REPO, or albef:PATH"
     )
 
 
-def _checked(device: str) -> str:
+def usable_device(device: str | None) -> str:
+    """The device of this name; for None the GPU where there is one, else the CPU.
+
+    Raises:
+        ModelError: It cannot be used here.
+    """
     import torch
 
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

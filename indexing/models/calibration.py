@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -87,9 +87,37 @@ def calibrated_pruning(
             f"layers {first_layer} to {end - 1} cannot prune: the text tower has layers 0 to "
             f"{len(scores) - 1}"
         )
+    return pruning_at(
+        range(first_layer, end),
+        scores,
+        prunable,
+        score=score,
+        key=key,
+        share=share,
+        spread=spread,
+        weight=weight,
+    )
+
+
+def pruning_at(
+    layers: Collection[int],
+    scores: Sequence[Tensor],
+    prunable: Sequence[Tensor],
+    *,
+    score: Score,
+    key: Key,
+    share: float,
+    spread: float,
+    weight: float,
+) -> Pruning:
+    """As `calibrated_pruning`, where `layers` make masks.
+
+    Raises:
+        TrainingError: There are fewer than two scores.
+    """
     base, temperature, trained = [], [], []
     for layer, (found, mask) in enumerate(zip(scores, prunable, strict=True)):
-        prunes = first_layer <= layer < end
+        prunes = layer in layers
         values = found[mask].double().cpu().numpy()
         if prunes and len(values) < 2:
             raise TrainingError(
@@ -138,10 +166,10 @@ def observed_scores(
         ids = encoder.tokenizer(distinct[start : start + TEXT_BATCH]).to(encoder.device)
         parts.append(unpruned_scores(encoder.model, ids, score, key))
     width = max(prunable.shape[1] for _, prunable in parts)
-    scores = [_joined(layer, width) for layer in zip(*(found for found, _ in parts), strict=True)]
-    return scores, [_joined([prunable for _, prunable in parts], width)] * len(scores)
+    scores = [joined(layer, width) for layer in zip(*(found for found, _ in parts), strict=True)]
+    return scores, [joined([prunable for _, prunable in parts], width)] * len(scores)
 
 
-def _joined(parts: Sequence[Tensor], width: int) -> Tensor:
+def joined(parts: Sequence[Tensor], width: int) -> Tensor:
     """Batches [b, n] one below the other on the CPU, filled up with 0 to one width."""
     return torch.cat([functional.pad(part.cpu(), (0, width - part.shape[1])) for part in parts])

@@ -12,7 +12,6 @@ A model folder holds
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,29 +21,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from indexing.durable import write_atomically
 from indexing.errors import ModelError
 from indexing.messages import reason
+from indexing.models.folder import (
+    CONFIG,
+    DELTA,
+    WEIGHTS,
+    fingerprint_of,
+    read_pruning,
+    with_pruning,
+    write_model,
+)
+from indexing.models.pictures import bounded
 from indexing.models.pruned_text import PrunedText
 from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
-from indexing.models.token_pruning import Pruning, TokenPruning
+from indexing.models.token_pruning import TokenPruning
 from indexing.models.torchvision_repair import import_torchvision
 
 if TYPE_CHECKING:
     from indexing.models.protocol import Vectors
 
 TEXT_BATCH = 256
-MAX_ASPECT = 16
-_DELTA = "pruning.delta"
-_PROBE = (
-    "The Quick brown-fox's 350ml BPA-free T-shirt (pack of 2), caf\u00e9 cr\u00e8me \u2013 size XL!"
-)
 
 
 class ClipEncoder:
@@ -95,21 +97,27 @@ class ClipEncoder:
         return int(max(size) if isinstance(size, (tuple, list)) else size)
 
     @property
+    def mean(self) -> tuple[float, ...]:
+        """What is taken off red, green and blue, of 0 to 1."""
+        return tuple(self.config["preprocess_cfg"]["mean"])
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """What red, green and blue are divided by then."""
+        return tuple(self.config["preprocess_cfg"]["std"])
+
+    @property
     def fingerprint(self) -> str:
         # Computed anew each time: training changes the weights of the model that is held.
-        config = json.dumps(self._folder_config(), sort_keys=True, default=list)
-        digest = hashlib.sha256(config.encode())
-        if self.tokenizer_file is not None:
-            digest.update(self.tokenizer_file.read_bytes())
-        # For tokenizers without a file: what they make of a text with rare and common words.
-        digest.update(self.tokenizer([_PROBE]).numpy().tobytes())
-        for key, value in sorted(self._tensors().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint_of(
+            with_pruning(self.config, self.pruning),
+            self.tokenizer_file,
+            self.tokenizer,
+            self._tensors(),
+        )
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        return self._transform(_bounded(picture, self.image_size))
+        return self._transform(bounded(picture, self.image_size))
 
     def embed_pixels(self, pixels: Tensor) -> Vectors:
         with torch.inference_mode():
@@ -141,36 +149,19 @@ class ClipEncoder:
             half: store weights as float16 (half the size; read back as float32). Thresholds
                 stay float32: they end between scores that float16 cannot tell apart.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            key: value.detach().cpu().half()
-            if half and value.is_floating_point() and key != _DELTA
-            else value.detach().cpu()
-            for key, value in self._tensors().items()
-        }
-        if self.tokenizer_file is not None and self.tokenizer_file.parent != folder:
-            (folder / "tokenizer.json").write_bytes(self.tokenizer_file.read_bytes())
-        config = json.dumps(self._folder_config(), indent=2, default=list)
-        (folder / "config.json").write_text(config + "\n")
-        (folder / "README.md").write_text(card)
-        weights = {key: value.contiguous().clone() for key, value in state.items()}
-
-        def write(path: Path) -> None:
-            save_file(weights, path)
-            path.chmod(0o644)  # written for its owner alone; other users load models, too
-
-        write_atomically(folder / "model.safetensors", write)
-
-    def _folder_config(self) -> dict[str, Any]:
-        """What a folder's config.json says."""
-        if self.pruning is None:
-            return self.config
-        return {**self.config, "pruning": self.pruning.config.model_dump(mode="json")}
+        write_model(
+            folder,
+            with_pruning(self.config, self.pruning),
+            self._tensors(),
+            {} if self.tokenizer_file is None else {"tokenizer.json": self.tokenizer_file},
+            card=card,
+            half=half,
+        )
 
     def _tensors(self) -> dict[str, Tensor]:
         """What a folder's model.safetensors holds."""
         state: dict[str, Tensor] = self.model.state_dict()
-        return state if self.pruning is None else {**state, _DELTA: self.pruning.delta}
+        return state if self.pruning is None else {**state, DELTA: self.pruning.delta}
 
 
 def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -> ClipEncoder:
@@ -179,18 +170,18 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
     Raises:
         ModelError: A file is missing or does not fit the others.
     """
-    for file in ("config.json", "model.safetensors"):
+    for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise ModelError(f"{folder} is not a model folder: it has no {file}")
     # Whole, so that an index finds its model from wherever it is searched.
     name = name or str(folder.resolve())
     tokenizer_file = folder / "tokenizer.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         text_cfg = config["model_cfg"]["text_cfg"]
         model = create_model(config["model_cfg"])
-        state = load_file(folder / "model.safetensors")
-        pruning = _pruning(config.pop("pruning", None), state.pop(_DELTA, None))
+        state = load_file(folder / WEIGHTS)
+        pruning = read_pruning(config.pop("pruning", None), state.pop(DELTA, None))
         model.load_state_dict({key: _as_computed(value) for key, value in state.items()})
         if not tokenizer_file.is_file():
             import open_clip
@@ -211,27 +202,6 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
         raise ModelError(f"{folder} cannot be loaded: config.json has no {error}") from error
     except (TypeError, ValueError, OSError, RuntimeError, SafetensorError, ModelError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
-
-
-def _pruning(block: Any, delta: Tensor | None) -> TokenPruning | None:
-    """The pruning that config.json and model.safetensors tell of; raises ValueError."""
-    if block is None:
-        if delta is not None:
-            raise ValueError(f"model.safetensors has {_DELTA} and config.json no pruning")
-        return None
-    try:
-        pruning = TokenPruning(Pruning.model_validate(block))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(["pruning", *map(str, first["loc"])])
-        raise ValueError(f"config.json has {where}: {first['msg']}") from error
-    layers = len(pruning.config.base)
-    if delta is None:
-        raise ValueError(f"config.json has a pruning and model.safetensors no {_DELTA}")
-    if delta.shape != (layers,) or not bool(delta.isfinite().all()):
-        raise ValueError(f"{_DELTA} must be {layers} finite numbers, not {delta.tolist()}")
-    pruning.delta.data = delta.float()
-    return pruning
 
 
 def _as_computed(value: Tensor) -> Tensor:
@@ -312,29 +282,6 @@ def _quick_gelu(architecture: str, pretrained: str) -> bool:
         raise ModelError(f"unknown model architecture {architecture!r}{hint}")
     tag = get_pretrained_cfg(architecture, pretrained)
     return bool(tag.get("quick_gelu", False) or config.get("quick_gelu", False))
-
-
-def _bounded(picture: Image.Image, image_size: int) -> Image.Image:
-    """The picture, on white where one side is over MAX_ASPECT times the other.
-
-    Resizing could squeeze the short side of such a picture to nothing, or blow the long one
-    up to gigabytes.
-    """
-    if min(picture.size) * MAX_ASPECT >= max(picture.size):
-        return picture
-    longest = MAX_ASPECT * image_size
-    if max(picture.size) > longest:
-        scale = longest / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.BOX)
-    shortest = -(-max(picture.size) // MAX_ASPECT)
-    canvas = Image.new(
-        "RGB", (max(picture.width, shortest), max(picture.height, shortest)), "white"
-    )
-    canvas.paste(
-        picture, ((canvas.width - picture.width) // 2, (canvas.height - picture.height) // 2)
-    )
-    return canvas
 
 
 def _unit(features: Tensor) -> Vectors:

@@ -30,27 +30,24 @@ class Piece(NamedTuple):
     end: int
 
 
-class FolderTokenizer:
-    """The `tokenizer.json` of a model folder: `[SOT] … [EOT] 0 0 …`, long texts cut.
+class PieceTokenizer:
+    """Texts to int64 [n, length] and to pieces; long texts are cut, short ones padded.
 
-    The file carries its own start and end tokens. Id 0 pads; the end token has the highest
-    id of the vocabulary, so that open_clip's argmax pooling finds it.
+    `tokenizer` puts a start and an end token around each text.
     """
 
-    def __init__(self, path: Path, context_length: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
-        self._tokenizer.enable_truncation(context_length)
-        self._tokenizer.enable_padding(length=context_length, pad_id=0)
-        self.vocab_size: int = self._tokenizer.get_vocab_size()
-        self.unknown_id: int | None = self._tokenizer.token_to_id("[UNK]")
+    def __init__(self, tokenizer: Tokenizer, length: int, *, pad_id: int) -> None:
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(length=length, pad_id=pad_id)
+        self._tokenizer = tokenizer
+        self._length = length
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        self.unknown_id: int | None = tokenizer.token_to_id("[UNK]")
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        return torch.tensor(
-            [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        )
+        encoded = self._tokenizer.encode_batch(list(texts))
+        ids = torch.tensor([encoding.ids for encoding in encoded], dtype=torch.int64)
+        return ids.view(-1, self._length)
 
     def pieces(self, text: str) -> list[Piece]:
         """The pieces of a text in order: those between its start and end token, and those
@@ -64,6 +61,21 @@ class FolderTokenizer:
             )
             if not special
         ]
+
+
+class FolderTokenizer(PieceTokenizer):
+    """The `tokenizer.json` of a model folder: `[SOT] … [EOT] 0 0 …`, long texts cut.
+
+    The file carries its own start and end tokens. Id 0 pads; the end token has the highest
+    id of the vocabulary, so that open_clip's argmax pooling finds it.
+    """
+
+    def __init__(self, path: Path, context_length: int) -> None:
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
+        super().__init__(tokenizer, context_length, pad_id=0)
 
 
 def embed_tokens(model: Any, ids: Tensor) -> Tensor:

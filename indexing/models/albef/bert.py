@@ -71,7 +71,7 @@ class Attention(nn.Module):
         return after
 
     def _parted(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], self._heads, -1).transpose(1, 2)
+        return x.view(*x.shape[:2], self._heads, x.shape[2] // self._heads).transpose(1, 2)
 
 
 class _Intermediate(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +15,8 @@ from indexing.models.albef.vision import VisionTransformer
 from indexing.models.token_pruning import TokenPruning
 
 _TEMPERATURE = 0.07
-_SPREAD = 0.02  # standard deviation of weights at the start, as in BERT and ViT
+_SPREAD = 0.02  # standard deviation of weights at the start, as in BERT and ViT of this width:
+_WIDTH = 768
 
 
 class AlbefModel(nn.Module):
@@ -78,7 +81,11 @@ class AlbefModel(nn.Module):
 
 
 def _start(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, nn.Embedding)):
+    if isinstance(module, nn.Embedding):
         nn.init.trunc_normal_(module.weight, std=_SPREAD)
+    if isinstance(module, nn.Linear):
+        # Narrow layers would pass on next to nothing, and [CLS] would never hear of the words.
+        spread = _SPREAD * math.sqrt(_WIDTH / module.in_features)
+        nn.init.trunc_normal_(module.weight, std=spread)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)

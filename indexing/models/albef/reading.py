@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -33,14 +32,16 @@ if TYPE_CHECKING:
     from indexing.models.albef.bert import Layer
     from indexing.models.albef.network import AlbefModel
 
+Numbered = tuple[tuple[int, Tensor], ...]  # float32 [b, n] each, with its attention's number
+
 
 @dataclass(frozen=True)
 class States:
     """Texts on their way; b texts of n tokens.
 
-    `masks` are what the penalty is on: for each attention its number and how far each token
-    is kept after it (with cumulative masks) or by it (without). `trail` is how far each token
-    is kept after each attention that was passed, for another model to follow.
+    `masks` are what the penalty is on: how far each token is kept after an attention (with
+    cumulative masks) or by it (without). `trail` is how far each token is kept after each
+    attention that was passed, for another model to follow.
     """
 
     x: Tensor  # [b, n, width]
@@ -48,12 +49,16 @@ class States:
     prunable: Tensor  # bool [b, n]: neither [CLS], [SEP], padding nor exempt
     alive: Tensor  # float32 [b, n]
     began: bool = False  # whether any attention behind it prunes
-    scores: tuple[tuple[int, Tensor], ...] = ()  # float32 [b, n] of each that prunes
-    masks: tuple[tuple[int, Tensor], ...] = ()
-    trail: tuple[Tensor, ...] = ()
+    scores: Numbered = ()  # of the attentions that prune
+    masks: Numbered = ()
+    trail: Numbered = ()
 
     def take(self, rows: Tensor) -> States:
-        """The states of these texts, int64 [m]; what led to them is left behind."""
+        """The states of these texts, int64 [m], for other pictures than their own.
+
+        Scores, masks and trail so far are left behind: a title is priced once, beside its own
+        picture.
+        """
         x, valid, prunable, alive = self.x, self.valid, self.prunable, self.alive
         return States(x[rows], valid[rows], prunable[rows], alive[rows], self.began)
 
@@ -61,6 +66,14 @@ class States:
         """The share of prunable tokens that are kept."""
         left = (self.alive >= 0.5) & self.prunable
         return left.sum() / self.prunable.sum().clamp_min(1)
+
+
+class _Way(NamedTuple):
+    """How texts are read, as the arguments of `Reader.read` say."""
+
+    hard: bool
+    toggled: Tensor | None
+    follow: States | None
 
 
 class Reader:
@@ -112,10 +125,11 @@ class Reader:
         Args:
             ids, mask: as of `AlbefModel.encode_text`. Columns that only pad cost nothing.
             hard: masks are 0 or 1, as at inference; else soft or straight-through.
-            exempt: bool [b, n], tokens that must stay.
-            toggled: bool [b, n], tokens that the first attention that prunes keeps where it
-                would have dropped them, and the other way round.
-            follow: takes the masks of these states and scores nothing.
+            exempt: bool [b, length], tokens that must stay.
+            toggled: bool [b, length], tokens that the first self-attention of the text encoder
+                that prunes keeps where it would have dropped them, and the other way round.
+            follow: takes the masks of these states, which a reader with the same pruning made
+                of the same texts, and scores nothing.
         """
         valid = mask.bool()
         length = max(1, int(valid.sum(1).max())) if len(valid) else 1
@@ -126,8 +140,9 @@ class Reader:
             prunable = prunable & ~exempt[:, :length]
         alive = torch.ones(valid.shape, device=ids.device)
         states = States(self._bert.embeddings(ids[:, :length]), valid, prunable, alive)
+        way = _Way(hard, None if toggled is None else toggled[:, :length], follow)
         for number in range(self._config.fusion_layer):
-            states = self._layer(number, states, None, hard, toggled, follow)
+            states = self._layer(number, states, None, way)
         return states
 
     def fuse(
@@ -137,10 +152,11 @@ class Reader:
 
         Args:
             image: states of the picture encoder, [b, 1 + patches, vision_width].
+            hard, follow: as of `read`.
         """
         states = texts
         for number in range(self._config.fusion_layer, self._config.text_layers):
-            states = self._layer(number, states, image, hard, None, follow)
+            states = self._layer(number, states, image, _Way(hard, None, follow))
         return states
 
     def penalty(self, states: States) -> Tensor:
@@ -149,150 +165,112 @@ class Reader:
             return torch.zeros((), device=states.x.device)
         return self._pruning.penalty(list(states.masks), states.prunable)
 
-    def _layer(
-        self,
-        number: int,
-        states: States,
-        image: Tensor | None,
-        hard: bool,
-        toggled: Tensor | None,
-        follow: States | None,
-    ) -> States:
-        run = partial(self._run, number, image=image, hard=hard, toggled=toggled, follow=follow)
-        if self._bert.grad_checkpointing and torch.is_grad_enabled():
-            result: States = checkpoint(run, states, use_reentrant=False)
-            return result
-        return run(states)
+    def _layer(self, number: int, states: States, image: Tensor | None, way: _Way) -> States:
+        def run(x: Tensor) -> States:
+            return self._run(number, replace(states, x=x), image, way)
 
-    def _run(
-        self,
-        number: int,
-        states: States,
-        *,
-        image: Tensor | None,
-        hard: bool,
-        toggled: Tensor | None,
-        follow: States | None,
-    ) -> States:
+        if self._bert.grad_checkpointing and torch.is_grad_enabled():
+            # A tensor as argument: by its device torch knows whose random numbers to repeat.
+            result: States = checkpoint(run, states.x, use_reentrant=False)
+            return result
+        return run(states.x)
+
+    def _run(self, number: int, states: States, image: Tensor | None, way: _Way) -> States:
         layer = cast("Layer", self._bert.encoder.layer[number])
-        states = self._self_attention(number, layer.attention, states, hard, toggled, follow)
+        states = self._self_attention(number, layer.attention, states, way)
         if image is not None:
             crossing = number - self._config.fusion_layer + self._config.text_layers
-            states = self._cross_attention(
-                crossing, layer.crossattention, states, image, hard, follow
-            )
+            states = self._cross_attention(crossing, layer.crossattention, states, image, way)
         x = layer.feed_forward(states.x)
+        # Not before: the feed-forward and its norm turn a state of 0 into a constant.
         if self._pruning is not None and self._pruning.config.multiply and states.began:
             x = x * states.alive[..., None].to(x.dtype)
         return replace(states, x=x)
 
     def _self_attention(
-        self,
-        number: int,
-        attention: Attention,
-        states: States,
-        hard: bool,
-        toggled: Tensor | None,
-        follow: States | None,
+        self, number: int, attention: Attention, states: States, way: _Way
     ) -> States:
-        pruning, began = self._pruning, states.began
-        keys = "none" if pruning is None else pruning.config.keys
-        gate = states.alive if keys != "none" and began else None
-        heads = None
-        if follow is not None:
-            states = _followed(states, follow)
-        elif pruning is not None and pruning.prunes(number):
+        pruning, gate = self._pruning, self._gate(states)
+        heads, found = None, None
+        if pruning is not None and self._scores(number, way):
             heads = _float_heads(attention, states.x, states.x)
             present = states.valid.float() if gate is None else states.valid * gate
-            last = states.valid.sum(1) - 1
             found = token_scores(
-                heads.query, heads.key, pruning.config.score, pruning.config.key,
-                present, last, causal=False,
+                heads.query, heads.key, pruning.config.score, pruning.config.key, present,
+                states.valid.sum(1) - 1, causal=False,
             )  # fmt: skip
-            states = self._masked(
-                number, states, found, hard, None if began else toggled, fresh=True
-            )
-        else:
-            states = self._unmasked(number, states, fresh=True)
-        if keys == "same" and states.began:
-            gate = states.alive
+        states = self._passed(number, states, found, way)
+        if pruning is not None and pruning.config.keys == "same":
+            gate = self._gate(states)
         if heads is None:
             heads = attention.heads(states.x, states.x)
-        if gate is None or hard:
+        if gate is not None and not way.hard:
+            attended = gated_attention(*heads, states.valid * gate, None)
+        else:  # masks of 0 or 1 without a gradient, if any: what fused attention can do
             seen = states.valid[:, None, None, :]
             if gate is not None:
                 own = torch.eye(gate.shape[1], dtype=torch.bool, device=gate.device)
                 seen = seen & ((gate > 0)[:, None, None, :] | own)
             attended = functional.scaled_dot_product_attention(*heads, attn_mask=seen)
-        else:
-            attended = gated_attention(*heads, states.valid * gate, None)
         return replace(states, x=attention.merged(attended.to(states.x.dtype), states.x))
 
     def _cross_attention(
-        self,
-        number: int,
-        attention: Attention,
-        states: States,
-        image: Tensor,
-        hard: bool,
-        follow: States | None,
+        self, number: int, attention: Attention, states: States, image: Tensor, way: _Way
     ) -> States:
-        pruning = self._pruning
-        if follow is not None:
-            states = _followed(states, follow)
-        elif pruning is not None and pruning.prunes(number):
-            heads = _float_heads(attention, states.x, image)
-            found = cross_scores(heads.query, heads.key, pruning.config.score, pruning.config.key)
-            states = self._masked(number, states, found, hard, None, fresh=False)
-        else:
-            states = self._unmasked(number, states, fresh=False)
+        pruning, found = self._pruning, None
+        if pruning is not None and self._scores(number, way):
+            score, key = pruning.config.score, pruning.config.key
+            scored = _float_heads(attention, states.x, _scored_part(image, score, key))
+            found = cross_scores(scored.query, scored.key, score, key)
+        states = self._passed(number, states, found, way)
         heads = attention.heads(states.x, image)
         if number == self._watched:
-            raw = heads.query.float() @ heads.key.float().transpose(-1, -2)
-            weights = (raw / math.sqrt(heads.query.shape[-1])).softmax(-1)
-            self.weights = weights
-            attended = weights.to(heads.value.dtype) @ heads.value
+            with torch.autocast(image.device.type, enabled=False):
+                raw = heads.query.float() @ heads.key.float().transpose(-1, -2)
+                self.weights = (raw / math.sqrt(heads.query.shape[-1])).softmax(-1)
+            attended = self.weights.to(heads.value.dtype) @ heads.value
         else:
             attended = functional.scaled_dot_product_attention(*heads)
         return replace(states, x=attention.merged(attended, states.x))
 
-    def _masked(
-        self,
-        number: int,
-        states: States,
-        found: Tensor,
-        hard: bool,
-        toggled: Tensor | None,
-        *,
-        fresh: bool,
-    ) -> States:
-        """The states after an attention that prunes; `fresh`: the first one of its layer."""
-        if self._pruning is None:
+    def _scores(self, number: int, way: _Way) -> bool:
+        """Whether an attention scores tokens."""
+        return self._pruning is not None and way.follow is None and self._pruning.prunes(number)
+
+    def _gate(self, states: States) -> Tensor | None:
+        """How far keys of self-attention count; None where they all do."""
+        gated = self._pruning is not None and self._pruning.config.keys != "none"
+        return states.alive if gated and states.began else None
+
+    def _passed(self, number: int, states: States, found: Tensor | None, way: _Way) -> States:
+        """The states with the masks after an attention; `found` are its scores, if it prunes."""
+        pruning = self._pruning
+        if pruning is None:
             return states
-        mask = self._pruning.mask(number, found, states.prunable, hard=hard)
-        if toggled is not None:
-            mask = torch.where(toggled & states.prunable, 1 - mask, mask)
-        cumulative = self._pruning.config.cumulative
-        alive = mask if fresh and not cumulative else states.alive * mask
+        config, scores, masks = pruning.config, states.scores, states.masks
+        if way.follow is not None:
+            alive = dict(way.follow.trail)[number]
+        else:
+            alive = states.alive
+            if not config.cumulative and number < self._config.text_layers:
+                alive = torch.ones_like(alive)  # a new layer; its cross-attention adds to it
+            if found is not None:
+                mask = pruning.mask(number, found, states.prunable, hard=way.hard)
+                if way.toggled is not None and not states.began:
+                    mask = torch.where(way.toggled & states.prunable, 1 - mask, mask)
+                alive = alive * mask
+                scores = (*scores, (number, found))
+                masks = (*masks, (number, alive if config.cumulative else mask))
+            elif config.cumulative and any(config.trained[i] for i, _ in masks):
+                masks = (*masks, (number, alive))  # a token costs wherever it lives
         return replace(
             states,
             alive=alive,
-            began=True,
-            scores=(*states.scores, (number, found)),
-            masks=(*states.masks, (number, alive if cumulative else mask)),
-            trail=(*states.trail, alive),
+            began=states.began or pruning.prunes(number),
+            scores=scores,
+            masks=masks,
+            trail=(*states.trail, (number, alive)),
         )
-
-    def _unmasked(self, number: int, states: States, *, fresh: bool) -> States:
-        """The states after an attention that does not prune."""
-        if self._pruning is None:
-            return states
-        config, alive, masks = self._pruning.config, states.alive, states.masks
-        if config.cumulative and any(config.trained[i] for i, _ in masks):
-            masks = (*masks, (number, alive))  # a token costs wherever it lives
-        if fresh and not config.cumulative:
-            alive = torch.ones_like(alive)
-        return replace(states, alive=alive, masks=masks, trail=(*states.trail, alive))
 
 
 def cross_scores(query: Tensor, key: Tensor, score: Score, which: Key) -> Tensor:
@@ -321,10 +299,11 @@ def check_cross(score: Score, key: Key) -> None:
         )
 
 
-def _followed(states: States, follow: States) -> States:
-    """The states with the masks that others had at the same attention."""
-    alive = follow.trail[len(states.trail)]
-    return replace(states, alive=alive, began=True, trail=(*states.trail, alive))
+def _scored_part(image: Tensor, score: Score, key: Key) -> Tensor:
+    """The part of a picture's states that scores are on; a mean of keys is the key of a mean."""
+    if score == "post":
+        return image
+    return image[:, :1] if key == "first" else image.float().mean(1, keepdim=True)
 
 
 def _float_heads(attention: Attention, x: Tensor, memory: Tensor) -> Heads:

@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, groupby, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from indexing.errors import ModelError
+from indexing.models.albef.encoder import AlbefEncoder
+from indexing.models.albef.reading import Reader
 from indexing.models.clip import TEXT_BATCH, ClipEncoder
 from indexing.models.pruned_text import PrunedText
-from indexing.models.text import FolderTokenizer, TextTokenizer
+from indexing.models.text import PieceTokenizer, TextTokenizer
 from indexing.models.token_pruning import TokenPruning
 from indexing.models.torchvision_repair import import_torchvision
+
+_Masks = tuple[list[Tensor], list[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,26 +53,28 @@ class Word:
         return self.dies is None
 
 
-def clean(encoder: ClipEncoder, titles: Sequence[str]) -> list[list[Word]]:
+def clean(encoder: ClipEncoder | AlbefEncoder, titles: Sequence[str]) -> list[list[Word]]:
     """The words of each title, in order, with what hard masks make of them.
 
+    Of ALBEF those of the text encoder: what the fusion encoder drops hangs on a picture.
+
     Raises:
-        ModelError: The model has no token pruning, or a tokenizer that does not tell which
-            pieces make a word.
+        ModelError: The model has no token pruning, or none that reads the title alone, or a
+            tokenizer that does not tell which pieces make a word.
     """
     if encoder.pruning is None:
         raise ModelError(
             f"{encoder.name} was trained without token pruning: train one with "
             "`shoplens train clip --preset calibrated`"
         )
-    tower = PrunedText(encoder.model, encoder.pruning)
+    masks_of, pruning = _masks_of(encoder), encoder.pruning
     spans = _span_reader(encoder.tokenizer)
     found = []
     for start in range(0, len(titles), TEXT_BATCH):
         part = titles[start : start + TEXT_BATCH]
         with torch.inference_mode():
-            masks = tower.masks(encoder.tokenizer(part).to(encoder.device))
-        fates = _fates(*masks, encoder.pruning)
+            masks = masks_of(encoder.tokenizer(part).to(encoder.device))
+        fates = _fates(*masks, pruning)
         for title, fate in zip(part, fates, strict=True):
             found.append(list(_words(*spans(title), fate)))
     return found
@@ -87,6 +93,30 @@ def cleaned(words: Sequence[Word]) -> str:
 def kept_share(words: Sequence[Word]) -> float:
     """The share of the words that are kept; 1 where there are none."""
     return sum(word.kept for word in words) / len(words) if words else 1.0
+
+
+def _masks_of(encoder: ClipEncoder | AlbefEncoder) -> Callable[[Tensor], _Masks]:
+    """What tells of token ids how far each is kept after each layer up to the last that
+    prunes, the scores of those that prune, and what is prunable."""
+    if isinstance(encoder, ClipEncoder):
+        pruned = cast("TokenPruning", encoder.pruning)
+        return PrunedText(encoder.model, pruned).masks
+    pruning, tokenizer = cast("TokenPruning", encoder.pruning), encoder.tokenizer
+    layers = [layer for layer in range(encoder.config.fusion_layer) if pruning.prunes(layer)]
+    if not layers:
+        raise ModelError(
+            f"{encoder.name} drops words by what they make of a picture: see them beside one with "
+            "`shoplens explain`"
+        )
+    reader = Reader(encoder.model, pruning)
+
+    def masks(ids: Tensor) -> _Masks:
+        states = reader.read(ids, tokenizer.mask(ids), hard=True)
+        scores, trail = dict(states.scores), dict(states.trail)
+        alive = [trail[layer] for layer in range(layers[-1] + 1)]
+        return alive, [scores[layer] for layer in layers], states.prunable
+
+    return masks
 
 
 class _Fate(NamedTuple):
@@ -159,8 +189,8 @@ def _span_reader(tokenizer: TextTokenizer) -> Callable[[str], tuple[str, list[_S
     import_torchvision()
     from open_clip.tokenizer import SimpleTokenizer
 
-    if isinstance(tokenizer, FolderTokenizer):
-        return partial(_folder_spans, tokenizer)
+    if isinstance(tokenizer, PieceTokenizer):
+        return partial(_piece_spans, tokenizer)
     if isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None:
         return partial(_clip_spans, tokenizer)
     raise ModelError(
@@ -169,7 +199,7 @@ def _span_reader(tokenizer: TextTokenizer) -> Callable[[str], tuple[str, list[_S
     )
 
 
-def _folder_spans(tokenizer: FolderTokenizer, title: str) -> tuple[str, list[_Span]]:
+def _piece_spans(tokenizer: PieceTokenizer, title: str) -> tuple[str, list[_Span]]:
     # Without a pre-tokenizer all pieces are of one word: white space parts them all the same.
     spaces = [0, *accumulate(map(str.isspace, title))]
     pieces = enumerate(tokenizer.pieces(title), 1)

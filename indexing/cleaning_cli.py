@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.cleaning import Word
+    from indexing.models.albef.encoder import AlbefEncoder
     from indexing.models.clip import ClipEncoder
     from indexing.models.token_pruning import TokenPruning
 
@@ -72,12 +73,13 @@ def clean(
     from indexing.catalog import read_catalog
     from indexing.errors import ModelError
     from indexing.models import load_encoder
+    from indexing.models.albef.encoder import AlbefEncoder
     from indexing.models.clip import ClipEncoder
 
     _check(titles, catalog, out, as_json)
     encoder = load_encoder(model)
-    if not isinstance(encoder, ClipEncoder):
-        raise ModelError(f"{model} is not a CLIP model")
+    if not isinstance(encoder, (ClipEncoder, AlbefEncoder)):
+        raise ModelError(f"{model} is neither a CLIP nor an ALBEF model")
     if catalog is None or out is None:
         _show(encoder, titles or [], as_json)
         return
@@ -108,7 +110,7 @@ def _check(titles: list[str] | None, catalog: Path | None, out: Path | None, as_
         raise QueryError(f"--out {out}: give the name of a file in a folder that exists")
 
 
-def _show(encoder: ClipEncoder, titles: list[str], as_json: bool) -> None:
+def _show(encoder: ClipEncoder | AlbefEncoder, titles: list[str], as_json: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -125,7 +127,7 @@ def _show(encoder: ClipEncoder, titles: list[str], as_json: bool) -> None:
         kept = sum(word.kept for word in words)
         console.print(Text(f"  {kept} of {len(words)} words: {one_line(cleaned(words))}", "bold"))
     if encoder.pruning is not None and not as_json:
-        for line in _legend(encoder.pruning):
+        for line in _legend(encoder.pruning, encoder):
             console.print(line)
 
 
@@ -149,10 +151,11 @@ def _line(words: Sequence[Word]) -> Text:
     return Text(" ").join(shown)
 
 
-def _legend(pruning: TokenPruning) -> Iterator[Text]:
+def _legend(pruning: TokenPruning, encoder: ClipEncoder | AlbefEncoder) -> Iterator[Text]:
     from rich.text import Text
 
     from indexing.cleaning import Word
+    from indexing.models.albef.encoder import AlbefEncoder
 
     examples = (
         (Word("kept", 0.5, 0.1, None), "with its score"),
@@ -162,9 +165,13 @@ def _legend(pruning: TokenPruning) -> Iterator[Text]:
     yield Text()
     for word, meaning in examples:
         yield Text.assemble(_line([word]), (f" {meaning}", "dim"))
-    for layer, threshold in enumerate(pruning.thresholds().tolist()):
+    thresholds = pruning.thresholds().tolist()
+    read = encoder.config.fusion_layer if isinstance(encoder, AlbefEncoder) else len(thresholds)
+    for layer, threshold in enumerate(thresholds[:read]):
         if pruning.prunes(layer):
             yield Text(f"layer {layer + 1} drops what scores below {threshold:.3g}", "dim")
+    if any(map(pruning.prunes, range(read, len(thresholds)))):
+        yield Text("the fusion encoder drops more, beside a picture: `shoplens explain`", "dim")
 
 
 def _object(title: str, words: Sequence[Word]) -> dict[str, Any]:
@@ -186,7 +193,7 @@ def _object(title: str, words: Sequence[Word]) -> dict[str, Any]:
     }
 
 
-def _write(encoder: ClipEncoder, source: Catalog, out: Path) -> None:
+def _write(encoder: ClipEncoder | AlbefEncoder, source: Catalog, out: Path) -> None:
     """The cleaned titles of a catalog as CSV, all or nothing."""
     from rich.console import Console
     from rich.progress import track

@@ -9,8 +9,9 @@ from PIL import Image
 
 from indexing.errors import ImageError
 from indexing.images import read_image
+from indexing.sheet import SheetCell
 from search.engine import Hit
-from search.sheet import SheetCell, contact_sheet
+from search.sheet import contact_sheet
 
 _PREVIEW = 200  # pixels that a cell shows at most
 
@@ -35,4 +36,5 @@ def _cell(hit: Hit) -> SheetCell:
         with suppress(ImageError):
             picture = read_image(hit.image_path, at_least=_PREVIEW)
     title = str(hit.fields.get("title", hit.product_id))
-    return SheetCell(picture, title, f"{hit.rank}.  {hit.score:.3f}  {price_of(hit)}".rstrip())
+    ranked_by = f"{hit.score:.3f}" if hit.match is None else f"match {hit.match:.3f}"
+    return SheetCell(picture, title, f"{hit.rank}.  {ranked_by}  {price_of(hit)}".rstrip())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +13,11 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from PIL.Image import Image
     from rich.table import Table
 
     from search.engine import Hit
     from search.query import Crop
-
-SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+    from search.rerank import OnRerank, RerankCost
 
 
 def search(
@@ -50,6 +50,13 @@ def search(
     image_weight: Annotated[float, typer.Option(help="Weight of the photo.")] = 1.0,
     text_weight: Annotated[float, typer.Option(help="Weight of the words.")] = 1.0,
     minus_weight: Annotated[float, typer.Option(help="Weight of each --minus.")] = 0.5,
+    itm_rerank: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Order the first N anew by how well text and picture match; needs an ALBEF index.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="The index's encoder, where it has another name or place by now."),
@@ -68,27 +75,37 @@ def search(
 
         shoplens search shop-index --text "red mug" --where "price < 50" --k 5
 
+    On the index of an ALBEF model, whose fusion encoder reads text and picture together:
+
+        shoplens search shop-index --text "red mug with a lid" --itm-rerank 128
+
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
     Text is compared without regard to case; names with spaces stand in `back quotes`.
     """
+    from indexing.sheet import check_target, save_sheet
     from search.engine import SearchEngine
     from search.query import load_picture
 
-    _check_sheet(sheet)
+    if sheet is not None:
+        check_target(sheet, "--sheet")
     box = _parse_crop(crop)
     source = _read_source(image)
     query_picture = None if sheet is None or source is None else load_picture(source, box)
-    hits = SearchEngine.open(folder, model=model).search(
-        image=source,
-        text=text,
-        k=k,
-        where=where,
-        minus=minus or (),
-        crop=box,
-        image_weight=image_weight,
-        text_weight=text_weight,
-        minus_weight=minus_weight,
-    )
+    engine = SearchEngine.open(folder, model=model)
+    with _reranking(itm_rerank) as on_rerank:
+        hits = engine.search(
+            image=source,
+            text=text,
+            k=k,
+            where=where,
+            minus=minus or (),
+            crop=box,
+            image_weight=image_weight,
+            text_weight=text_weight,
+            minus_weight=minus_weight,
+            itm_rerank=itm_rerank,
+            on_rerank=on_rerank,
+        )
     if as_json:
         for hit in hits:
             # ASCII, so that no terminal setting and no odd file name can break a line.
@@ -96,13 +113,14 @@ def search(
     elif hits:
         from rich.console import Console
 
-        Console().print(_table(hits))
+        Console().print(_table(hits, matches=itm_rerank is not None))
     if not hits:
         typer.echo("no product matches the filter" if where else "the index is empty", err=as_json)
     if sheet is not None:
         from search.answers import answer_sheet
 
-        _save(answer_sheet(query_picture, _caption(text, minus or (), where), hits), sheet)
+        caption = _caption(text, minus or (), where)
+        save_sheet(answer_sheet(query_picture, caption, hits), sheet, "--sheet")
         typer.echo(f"contact sheet: {sheet}", err=True)
 
 
@@ -168,34 +186,32 @@ def _parse_crop(crop: str | None) -> Crop | None:
     return x, y, width, height
 
 
-def _check_sheet(path: Path | None) -> None:
-    """Refuse a sheet that could not be written before the work starts."""
-    from indexing.errors import QueryError
+@contextmanager
+def _reranking(wanted: int | None) -> Iterator[OnRerank | None]:
+    """Shows how a reranking goes on, and in the end what it cost, on standard error."""
+    from indexing.cli import show_progress
 
-    if path is None:
+    if wanted is None:
+        yield None
         return
-    if path.suffix.lower() not in SHEET_SUFFIXES:
-        raise QueryError(f"--sheet {path}: the name must end in {', '.join(SHEET_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise QueryError(f"--sheet {path}: the folder {path.parent} does not exist; make it first")
-    try:
-        if path.is_dir():
-            raise QueryError(f"--sheet {path}: this is a folder; give the name of a file")
-    except OSError as error:  # such as a name that is too long
-        raise QueryError(f"--sheet {path}: {error.strerror}") from error
+    costs: list[RerankCost] = []
+    with show_progress() as progress:
+
+        def report(cost: RerankCost) -> None:
+            costs.append(cost)
+            progress(cost.matched + cost.failed, cost.pictures)
+
+        yield report
+    cost = costs[-1]
+    typer.echo(
+        f"reranked {cost.matched:,} pictures in {cost.reading + cost.matching:.1f} s "
+        f"(reading {cost.reading:.1f} s, matching {cost.matching:.1f} s)"
+        + (f", {cost.failed:,} could not be read" if cost.failed else ""),
+        err=True,
+    )
 
 
-def _save(picture: Image, path: Path) -> None:
-    from indexing.errors import QueryError
-
-    try:
-        picture.save(path)
-    except (OSError, ValueError) as error:  # ValueError: larger than the format allows
-        reason = getattr(error, "strerror", None) or error
-        raise QueryError(f"--sheet {path} cannot be written: {reason}") from error
-
-
-def _table(hits: Sequence[Hit]) -> Table:
+def _table(hits: Sequence[Hit], *, matches: bool = False) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -204,14 +220,18 @@ def _table(hits: Sequence[Hit]) -> Table:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("#", justify="right")
+    if matches:
+        table.add_column("match", justify="right")
     table.add_column("score", justify="right")
     table.add_column("id", overflow="fold")
     table.add_column("title", overflow="fold")
     table.add_column("price", justify="right", no_wrap=True)
     table.add_column("picture", overflow="fold")
     for hit in hits:
+        match = "" if hit.match is None else f"{hit.match:.3f}"
         cells = (
             str(hit.rank),
+            *([match] if matches else []),
             f"{hit.score:.3f}",
             hit.product_id,
             str(hit.fields.get("title", "")),

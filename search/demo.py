@@ -13,9 +13,9 @@ from indexing.demo import write_demo_catalog
 from indexing.embed import Progress
 from indexing.images import read_image
 from indexing.models import load_encoder
+from indexing.sheet import stack_sheets
 from search.answers import answer_sheet
 from search.engine import Hit, SearchEngine
-from search.sheet import stack_sheets
 
 PHOTOS = 2
 TEXTS = ("green shoe", "yellow mug", "yellow dress")

@@ -15,6 +15,7 @@ from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index, read_manifest
 from search.query import Crop, Picture, load_picture, query_vector
+from search.rerank import OnRerank, Reranker
 from search.where import Mask, compile_where
 
 MAX_K = 10_000
@@ -30,14 +31,15 @@ class Hit:
     image: str  # that picture, as the catalog names it
     image_path: Path | None  # its file; None for a URL
     fields: dict[str, str | float]  # what is known of the product besides its id
+    match: float | None = None  # probability that the picture fits the text; None: not reranked
 
     def to_json(self) -> dict[str, Any]:
-        """What the command line prints and the server sends: rank, product_id, score,
-        image and fields."""
+        """What the command line prints and the server sends: all but the picture's file."""
         return {
             "rank": self.rank,
             "product_id": self.product_id,
             "score": self.score,
+            "match": self.match,
             "image": self.image,
             "fields": self.fields,
         }
@@ -85,6 +87,8 @@ class SearchEngine:
         image_weight: float = 1.0,
         text_weight: float = 1.0,
         minus_weight: float = 0.5,
+        itm_rerank: int | None = None,
+        on_rerank: OnRerank | None = None,
     ) -> list[Hit]:
         """The k products nearest to a picture, a text or both, best first.
 
@@ -94,9 +98,22 @@ class SearchEngine:
         search/where.py): with it, too, there are k answers whenever k products match.
 
         A product with several pictures comes once, by its best one. Equal scores come
-        in the order of the catalog. Raises QueryError, WhereError and ImageError.
+        in the order of the catalog.
+
+        With `itm_rerank` the fusion encoder of an ALBEF index looks at the pictures of so
+        many of the first products together with the text, and these come by falling
+        probability that both belong together (`Hit.match`). Behind them come those whose
+        picture is a URL or cannot be read, then all others; both by cosine. `minus` counts
+        for the cosine only. `on_rerank` is told what that costs; see search/rerank.py.
+
+        Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
+        reranker = (
+            None
+            if itm_rerank is None
+            else Reranker(self._encoder, text, itm_rerank, image=image is not None)
+        )
         if crop is not None and image is None:
             raise QueryError("crop without an image: give the image to crop")
         allowed = None if where is None else self._matching(where)
@@ -112,7 +129,11 @@ class SearchEngine:
             text_weight=text_weight,
             minus_weight=minus_weight,
         )
-        return self._nearest(vector, k, allowed)
+        if reranker is None:
+            return self._nearest(vector, k, allowed)
+        return reranker.reranked(self._nearest(vector, max(k, reranker.first), allowed), on_rerank)[
+            :k
+        ]
 
     def similar(self, product_id: str, k: int = 10) -> list[Hit]:
         """The k products nearest to a product's main picture, itself left out.

@@ -13,8 +13,8 @@ from PIL.Image import Image
 from indexing.errors import ImageError, QueryError
 from indexing.images import crop_fraction, decode_image, read_image
 from indexing.models.protocol import Encoder
+from indexing.query_text import check_text
 
-MAX_TEXT_LENGTH = 10_000  # characters
 MAX_MINUS = 20  # texts
 MAX_WEIGHT = 1_000.0
 
@@ -91,7 +91,7 @@ def query_vector(
     wanted = [] if text is None else [text]
     for name, texts in (("text", wanted), ("minus", minus)):
         for value in texts:
-            _check_text(name, value)
+            check_text(name, value)
 
     terms: list[tuple[float, NDArray[np.float32]]] = []
     if picture is not None:
@@ -108,16 +108,3 @@ def query_vector(
         raise QueryError("the parts of the query cancel out: use other words or another weight")
     unit: NDArray[np.float32] = (summed / length).astype(np.float32)
     return unit
-
-
-def _check_text(name: str, text: str) -> None:
-    if not text.strip():
-        raise QueryError(f"{name} is blank: give at least one word")
-    if len(text) > MAX_TEXT_LENGTH:
-        raise QueryError(
-            f"{name} has {len(text):,} characters: at most {MAX_TEXT_LENGTH:,} are read"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise QueryError(f"{name} {text[:40]!a} is not UTF-8: type it again") from None

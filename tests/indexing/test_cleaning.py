@@ -19,11 +19,13 @@ from tokenizers.models import BPE
 from indexing.cleaning import Word, clean, cleaned, kept_share
 from indexing.errors import ModelError
 from indexing.models import load_encoder
+from indexing.models.albef.config import AlbefConfig
+from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.calibration import calibrate
 from indexing.models.clip import ClipEncoder, create_model
 from indexing.models.pruned_text import PrunedText
 from indexing.models.text import FolderTokenizer
-from indexing.models.token_pruning import TokenPruning
+from indexing.models.token_pruning import Pruning, TokenPruning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TITLES = [
@@ -333,3 +335,72 @@ def test_what_cannot_be_cleaned_says_so(builtin: ClipEncoder, clip_tokens: ClipE
     reducing.tokenizer.reduction_fn = lambda *_: None  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match="SimpleTokenizer does not tell"):
         clean(reducing, ["red mug"])
+
+
+# --- ALBEF
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "mug", "acme", "t", "shirt", "##s"]
+
+
+@pytest.fixture
+def albef(tmp_path: Path) -> AlbefEncoder:
+    """Two text and two fusion layers; the first layer and a cross-attention prune."""
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(PIECES) + "\n")
+    config = AlbefConfig(
+        **{"image_size": 16, "patch_size": 8, "vision_width": 8, "vision_layers": 1},
+        **{"vision_heads": 2, "vocab_size": len(PIECES), "text_width": 8, "text_layers": 4},
+        **{"text_heads": 2, "text_intermediate": 16, "fusion_layer": 2, "max_positions": 16},
+        **{"embed_dim": 8, "max_text_length": 8},
+    )
+    encoder = new_encoder(config, file, seed=0)
+    none = -math.inf
+    pruning = Pruning(
+        score="pre", key="first", base=(0.0, none, none, none, 0.0, none), trained=(False,) * 6,
+        temperature=(1.0,) * 6, straight_through=True, cumulative=True, multiply=False,
+        keys="same", weight=0.1,
+    )  # fmt: skip
+    encoder.pruning = TokenPruning(pruning)
+    return encoder
+
+
+def test_of_albef_the_text_encoder_tells_what_is_dropped(albef: AlbefEncoder) -> None:
+    model = albef.model
+    bert = model.text_encoder.bert
+    title = "Acme red T-shirts, red mug mug"
+    ids = albef.tokenizer([title])
+    with torch.no_grad():
+        x = bert.embeddings(ids)
+        attention = bert.encoder.layer[0].attention
+        query, key, _ = attention.heads(x, x)
+    score = (query * key[:, :, :1]).sum(-1).mean(1)[0] / math.sqrt(query.shape[-1])
+    places = {"Acme": [1], "red": [2], "T": [3], "shirts": [4, 5]}
+    best = {word: max(float(score[place]) for place in own) for word, own in places.items()}
+    assert any(value < -1e-3 for value in best.values())
+    assert any(value > 1e-3 for value in best.values())
+    words = clean(albef, [title])[0]
+    assert [word.text for word in words] == [
+        "Acme",
+        "red",
+        "T",
+        "-",
+        "shirts",
+        ",",
+        "red",
+        "mug",
+        "mug",
+    ]
+    for word in words[:3]:
+        assert word.score == pytest.approx(best[word.text], abs=1e-6)
+        assert word.kept == (best[word.text] >= 0)
+        assert word.dies == (None if word.kept else 1)
+    assert [word.dies for word in words if word.text in ("-", ",", "mug")] == [0, 0, 0, 0]
+    assert words[4].kept == (best["shirts"] >= 0)
+
+
+def test_words_that_only_a_picture_can_drop_are_not_told(albef: AlbefEncoder) -> None:
+    assert albef.pruning is not None
+    base = (-math.inf,) * 4 + (0.0, -math.inf)
+    albef.pruning = TokenPruning(albef.pruning.config.model_copy(update={"base": base}))
+    with pytest.raises(ModelError, match=r"what they make of a picture.*`shoplens explain`"):
+        clean(albef, ["red mug"])

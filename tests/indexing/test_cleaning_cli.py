@@ -196,7 +196,7 @@ def test_a_model_without_pruning_is_refused_with_the_way_out() -> None:
         assert "train one with `shoplens train clip --preset calibrated`" in str(result.exception)
     result = run("other", "red mug")
     assert isinstance(result.exception, ModelError)
-    assert str(result.exception) == "other is not a CLIP model"
+    assert str(result.exception) == "other is neither a CLIP nor an ALBEF model"
 
 
 def test_the_command_is_there_and_its_help_ends_with_an_example() -> None:

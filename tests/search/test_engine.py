@@ -103,6 +103,7 @@ def test_every_part_of_a_hit(shop: SearchEngine) -> None:
         "rank": 1,
         "product_id": "r",
         "score": hits[0].score,
+        "match": None,
         "image": "red",
         "fields": fields,
     }

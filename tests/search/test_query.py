@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexing.errors import ImageError, QueryError
-from search.query import MAX_MINUS, MAX_TEXT_LENGTH, load_picture, query_vector
+from indexing.query_text import MAX_TEXT_LENGTH
+from search.query import MAX_MINUS, load_picture, query_vector
 
 RED = Image.new("RGB", (8, 8), "red")
 QUARTERS = {(0, 0): "red", (1, 0): "blue", (0, 1): "yellow", (1, 1): "cyan"}

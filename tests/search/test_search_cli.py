@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.errors import ImageError, IndexFolderError, IndexMismatchError, QueryError, WhereError
+from search.answers import answer_sheet
 from search.cli import search
 from search.engine import SearchEngine
 
@@ -64,6 +66,7 @@ def test_json_lines(folder: Path) -> None:
             "rank": 1,
             "product_id": "r",
             "score": hits[0].score,
+            "match": None,
             "image": "red.png",
             "fields": {"title": "Red [bold]mug[/bold]", "price": 5.5},
         },
@@ -71,6 +74,7 @@ def test_json_lines(folder: Path) -> None:
             "rank": 2,
             "product_id": "m",
             "score": hits[1].score,
+            "match": None,
             "image": "magenta.png",
             "fields": {},
         },
@@ -87,6 +91,55 @@ def test_table(folder: Path) -> None:
         ["2", "0.337", "m", "magenta.png"],
         ["3", "-0.326", "b", "Blue", "[31m", "mug", "50.00", "blue.png"],
     ]
+
+
+@pytest.fixture
+def redness(encoder: Any) -> None:
+    """A matcher: how red the upper left corner is, from 0 to 1."""
+    encoder.match_text = lambda _, pixels: ((1 + pixels[:, 0, 0, 0]) / 2).numpy()
+
+
+@pytest.mark.usefixtures("redness")
+def test_reranking_shows_the_match_and_its_cost(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "magenta.png").unlink()
+    result = run(folder, "--text", "blue", "--itm-rerank", "3")
+    assert result.exit_code == 0, result.exception
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["#", "match", "score", "id", "title", "price", "picture"],
+        ["1", "1.000", "-0.326", "r", "Red", "[bold]mug[/bold]", "5.50", "red.png"],
+        ["2", "0.000", "1.000", "b", "Blue", "[31m", "mug", "50.00", "blue.png"],
+        ["3", "0.337", "m", "magenta.png"],
+    ]
+    cost = (
+        r"reranked 2 pictures in (.*) s \(reading (.*) s, matching (.*) s\), 1 could not be read\n"
+    )
+    found = re.search(cost, result.stderr)
+    assert found is not None
+    whole, reading, matching = map(float, found.groups())
+    assert whole == pytest.approx(reading + matching, abs=0.11)
+    lines = run(folder, "--text", "blue", "--itm-rerank", "1", "--json").stdout.splitlines()
+    assert [json.loads(line)["match"] for line in lines] == [0.0, None, None]
+
+
+@pytest.mark.usefixtures("redness")
+def test_a_reranking_without_failures_says_nothing_of_them(folder: Path) -> None:
+    shown = run(folder, "--text", "blue", "--itm-rerank", "3").stderr.splitlines()
+    assert re.fullmatch(r"reranked 3 pictures in .* \(reading .*, matching .* s\)", shown[-1])
+    none = run(folder, "--text", "blue", "--itm-rerank", "3", "--where", "price > 1000")
+    assert "reranked 0 pictures in 0.0 s" in none.stderr
+
+
+@pytest.mark.usefixtures("redness")
+def test_the_sheet_says_what_ranked_an_answer(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits = SearchEngine.open(folder).search(text="blue", itm_rerank=2)
+    notes: list[str] = []
+    monkeypatch.setattr(
+        "search.answers.contact_sheet", lambda *a: notes.extend(cell.note for cell in a[2])
+    )
+    answer_sheet(None, "blue", hits)
+    assert notes == ["1.  match 1.000", "2.  match 0.000  50.00", "3.  -0.326  5.50"]
 
 
 def test_photo_from_a_file_and_from_standard_input(folder: Path, tmp_path: Path) -> None:
@@ -174,6 +227,8 @@ def test_a_sheet_that_cannot_be_written_stops_before_the_work(
         (["--minus", "red"], QueryError, "minus alone is no query"),
         (["--text", ""], QueryError, "text is blank"),
         (["--text", "red", "--k", "0"], QueryError, "k is 0"),
+        (["--text", "red", "--itm-rerank", "0"], QueryError, "itm_rerank is 0"),
+        (["--text", "red", "--itm-rerank", "5"], QueryError, "itm_rerank needs an ALBEF index"),
         (["--text", "red", "--where", "price <"], WhereError, "expected a field or a value"),
         (["--text", "red", "--crop", "0,0,1,1"], QueryError, "crop without an image"),
         (["--image", "x.png", "--crop", "0,0,1"], QueryError, "crop '0,0,1': give four fractions"),

@@ -1,0 +1,49 @@
+"""An explanation as a picture: the original, and beside it where each word looks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from indexing.explaining import Explanation, WordMap
+from indexing.models.pictures import bounded
+from indexing.sheet import TILE, SheetCell, cell_grid
+
+_COLUMNS = 5
+_COLD, _WARM, _HOT = "#23307c", "#f2c230", "#d7191c"
+_HEAT = 0.55  # how far the colours cover the picture
+
+
+def explanation_sheet(picture: Image.Image, text: str, explanation: Explanation) -> Image.Image:
+    """The RGB picture that was explained and its words in rows, as an RGB picture.
+
+    Each map is scaled to its own highest value. Words that pruning drops, and those that the
+    model does not read, are grey; words without a gradient show the picture alone.
+    """
+    seen = bounded(picture, TILE)  # as the model saw it: slivers lie on white
+    cells = [SheetCell(picture, text, f"match {explanation.score:.3f}")]
+    for word in explanation.words:
+        cells.append(SheetCell(_overlay(seen, word), word.text, remark(word), faded=not word.kept))
+    return cell_grid(cells, _COLUMNS)
+
+
+def remark(word: WordMap) -> str:
+    """What there is to say of a word: its entropy, and what becomes of it."""
+    if not word.read:
+        return "beyond the longest text"
+    found = "no gradient" if math.isnan(word.entropy) else f"entropy {word.entropy:.2f}"
+    return found if word.kept else f"dropped, {found}"
+
+
+def _overlay(picture: Image.Image, word: WordMap) -> Image.Image:
+    shown = picture.copy()
+    shown.thumbnail((2 * TILE, 2 * TILE))
+    highest = float(word.map.max())
+    if highest > 0:
+        heat = Image.fromarray(word.map / highest).resize(shown.size, Image.Resampling.BICUBIC)
+        levels = Image.fromarray(np.rint(np.asarray(heat).clip(0, 1) * 255).astype(np.uint8))
+        colours = ImageOps.colorize(levels, _COLD, _HOT, _WARM)
+        shown = Image.blend(shown, colours, _HEAT)
+    return shown if word.kept else ImageOps.grayscale(shown)

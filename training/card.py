@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 
+from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.token_pruning import TokenPruning
-from training.config import TrainConfig
+from training.config import RunConfig
+from training.encoders import TrainedEncoder
 from training.progress import Epoch
 
 
-def model_card(history: list[Epoch], config: TrainConfig, pruning: TokenPruning | None) -> str:
+def model_card(history: list[Epoch], config: RunConfig, encoder: TrainedEncoder) -> str:
     """Markdown, for README.md of the model folder."""
-    parts = ["# A CLIP model fine-tuned by shoplens", _epochs(history)]
+    family = "An ALBEF" if isinstance(encoder, AlbefEncoder) else "A CLIP"
+    pruning = encoder.pruning
+    parts = [f"# {family} model fine-tuned by shoplens", _epochs(history)]
     if pruning is not None:
         parts.append(_pruning(history, pruning))
     recipe = f"Settings (recipe `{config.preset}`):" if config.preset else "Settings:"

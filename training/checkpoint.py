@@ -14,11 +14,11 @@ from torch import nn
 
 from indexing.durable import write_atomically
 from indexing.errors import TrainingError
-from indexing.models.clip import ClipEncoder
 from indexing.models.token_pruning import Pruning, TokenPruning
 from training.card import model_card
-from training.config import TrainConfig
+from training.config import RunConfig
 from training.data import Pairs
+from training.encoders import TrainedEncoder
 from training.progress import Epoch, Progress
 
 
@@ -30,29 +30,29 @@ class Run:
     """
 
     out: Path
-    encoder: ClipEncoder
-    config: TrainConfig
+    encoder: TrainedEncoder
+    config: RunConfig
     identity: str
 
     def save_models(self, progress: Progress) -> None:
         """Writes `out`/last, and `out` where the last epoch is the best, as model folders."""
-        card = model_card(progress.history, self.config, self.encoder.pruning)
+        card = model_card(progress.history, self.config, self.encoder)
         if progress.is_best():
             self.encoder.save(self.out, card=card)
         self.encoder.save(self._file.parent, card=card)
 
-    def save(self, progress: Progress, optimizer: torch.optim.Optimizer, loss: nn.Module) -> None:
+    def save(self, progress: Progress, optimizer: torch.optim.Optimizer, state: nn.Module) -> None:
         """Writes `out`/last/run.pt, from which the run goes on exactly.
 
         The file holds tensors and plain values only, and is replaced in one step. What is
         random depends on the seed and the step alone, so no state of a generator is needed.
         """
         pruning = self.encoder.pruning
-        state = {
+        saved = {
             "model": self.encoder.model.state_dict(),
             "pruning": None if pruning is None else pruning.config.model_dump_json(),
             "thresholds": {} if pruning is None else pruning.state_dict(),
-            "loss": loss.state_dict(),
+            "loss": state.state_dict(),
             "optimizer": optimizer.state_dict(),
             "done": progress.done,
             "history": [asdict(epoch) for epoch in progress.history],
@@ -61,7 +61,7 @@ class Run:
             "identity": self.identity,
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._file, lambda path: torch.save(state, path))
+        write_atomically(self._file, lambda path: torch.save(saved, path))
 
     def load(self) -> Saved | None:
         """What a stopped run in `out` left behind; None where there is none.
@@ -110,7 +110,7 @@ class Saved:
     progress: Progress
     pruning: Pruning | None
 
-    def restore_pruning(self, encoder: ClipEncoder) -> None:
+    def restore_pruning(self, encoder: TrainedEncoder) -> None:
         """Gives the encoder the pruning of the run; one of the same settings stays in place."""
         if self.pruning is None:
             encoder.pruning = None
@@ -120,15 +120,15 @@ class Saved:
         encoder.pruning.load_state_dict(self.state["thresholds"])
 
     def restore(
-        self, encoder: ClipEncoder, optimizer: torch.optim.Optimizer, loss: nn.Module
+        self, encoder: TrainedEncoder, optimizer: torch.optim.Optimizer, state: nn.Module
     ) -> None:
-        """Gives model, optimizer and loss the state of the run."""
+        """Gives model, optimizer and `state` what they had in the run."""
         encoder.model.load_state_dict(self.state["model"])
         optimizer.load_state_dict(self.state["optimizer"])
-        loss.load_state_dict(self.state["loss"])
+        state.load_state_dict(self.state["loss"])
 
 
-def identity_of(encoder: ClipEncoder, *parts: Pairs) -> str:
+def identity_of(encoder: TrainedEncoder, *parts: Pairs) -> str:
     """Hex SHA-256 of what a run starts from: the model, products, titles and picture names."""
     digest = hashlib.sha256(encoder.fingerprint.encode())
     for pairs in parts:

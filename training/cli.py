@@ -1,9 +1,8 @@
-"""The commands `shoplens train …`."""
+"""The command `shoplens train clip`."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -13,39 +12,36 @@ from indexing.cli import (
     OnDuplicateChoice,
     Profile,
     bad_option,
-    parse_mapping,
     resumable,
     say_left_out,
 )
-
-if TYPE_CHECKING:
-    from indexing.catalog import OnDuplicate
+from training.options import (
+    Augment,
+    Catalogs,
+    CheckpointActivations,
+    CheckpointMinutes,
+    Device,
+    Out,
+    PrecisionChoice,
+    Preset,
+    SecondStage,
+    Seed,
+    ValidationShare,
+    WeightDecay,
+    open_catalogs,
+    require_folder,
+)
 
 
 def clip(
-    catalogs: Annotated[
-        list[Path], typer.Argument(metavar="CATALOG…", help="What `shoplens index` reads.")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for the model; a stopped run goes on.")],
-    preset: Annotated[
-        str,
-        typer.Option(
-            help="calibrated: learn which title tokens to leave out (MML-TP), with thresholds "
-            "that start from these titles; a model that prunes already goes on with its own. "
-            "paper: MML-TP as printed, from a model that does not prune. standard: read whole "
-            "titles."
-        ),
-    ] = "calibrated",
+    catalogs: Catalogs,
+    out: Out,
+    preset: Preset = "calibrated",
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="MODEL", help="Where to start.", show_default="builtin"),
     ] = None,
-    second_stage: Annotated[
-        bool,
-        typer.Option(
-            "--second-stage", help="Go on from a fine-tuned folder (--from) for 5 epochs."
-        ),
-    ] = False,
+    second_stage: SecondStage = False,
     epochs: Annotated[
         int | None, typer.Option(min=1, show_default="10; paper: 100; second stage: 5")
     ] = None,
@@ -69,11 +65,9 @@ def clip(
             show_default="by the scores; paper: 2e-5",
         ),
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(show_default="0.02")] = None,
+    weight_decay: WeightDecay = None,
     loss: Annotated[str, typer.Option(help="infonce or siglip.")] = "infonce",
-    validation_share: Annotated[
-        float, typer.Option(help="Share of the distinct titles held out to choose the epoch.")
-    ] = 0.05,
+    validation_share: ValidationShare = 0.05,
     lock_image: Annotated[
         bool,
         typer.Option(
@@ -81,16 +75,14 @@ def clip(
             help="Train the text tower and the last picture projection only: much faster.",
         ),
     ] = False,
-    augment: Annotated[
-        bool, typer.Option(help="Train open picture towers on random crops.")
-    ] = True,
+    augment: Augment = True,
     keep_similarities: Annotated[
         float, typer.Option(help="Weight of keeping picture-picture similarities as they were.")
     ] = 0.0,
     word_dropout: Annotated[
         float, typer.Option(help="Share of title words hidden in each step.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Seed = 0,
     chunk: Annotated[
         int | None,
         typer.Option(
@@ -99,23 +91,14 @@ def clip(
             show_default="the whole batch",
         ),
     ] = None,
-    precision: Annotated[
-        str, typer.Option(help="auto (bf16 on a GPU that has it), fp32 or bf16.")
-    ] = "auto",
-    checkpoint_activations: Annotated[
-        bool,
-        typer.Option("--checkpoint-activations", help="Compute activations twice, to save memory."),
-    ] = False,
-    checkpoint_minutes: Annotated[
-        float, typer.Option(help="How often a run is saved within an epoch.")
-    ] = 10.0,
+    precision: PrecisionChoice = "auto",
+    checkpoint_activations: CheckpointActivations = False,
+    checkpoint_minutes: CheckpointMinutes = 10.0,
     profile: Profile = "auto",
     images_root: ImagesRoot = None,
     mapping: Mapping = None,
     on_duplicate: OnDuplicateChoice = "error",
-    device: Annotated[
-        str | None, typer.Option(help="A torch device [default: the GPU, else the CPU].")
-    ] = None,
+    device: Device = None,
 ) -> None:
     """Fine-tune a CLIP model on pictures and titles.
 
@@ -128,7 +111,6 @@ def clip(
     """
     from pydantic import ValidationError
 
-    from indexing.catalog import read_catalog
     from indexing.errors import TrainingError
     from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder
@@ -161,23 +143,13 @@ def clip(
         )
     except ValidationError as error:
         raise TrainingError(bad_option(error)) from error
-    if second_stage and not (start and Path(start).is_dir()):
-        raise TrainingError(
-            f"--second-stage goes on from a fine-tuned model, and --from {start or 'builtin'} is "
-            "no folder: give the folder that an earlier `shoplens train clip` wrote"
-        )
+    require_folder(second_stage, start, "builtin", "clip")
     keep_freed_memory()
     with resumable(), joined(device) as place:
         encoder = load_encoder(start or "builtin", device=place)
         if not isinstance(encoder, ClipEncoder):
-            raise TrainingError(f"{start} is not a CLIP model")
-        columns = parse_mapping(mapping or [])
-        sources = [
-            read_catalog(
-                path, profile, images_root, columns, on_duplicate=cast("OnDuplicate", on_duplicate)
-            )
-            for path in catalogs
-        ]
+            raise TrainingError(f"{start} is no CLIP model: see `shoplens train albef`")
+        sources = open_catalogs(catalogs, profile, images_root, mapping, on_duplicate)
         run_clip(encoder, sources, out, config)
     for source in sources:
         say_left_out(source)

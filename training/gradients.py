@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
-from training.config import TrainConfig
+from training.config import RunConfig, TrainConfig
 from training.data import Pairs, units
 from training.distributed import Ranks
 from training.images import ImageSide
@@ -36,7 +36,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a batch; over all processes.
+    """What came of a batch; over all processes. `parts` are losses that `loss` sums up.
 
     Where `loss` is not finite there are no gradients, and `suspects` are the rows whose
     embeddings are not finite either; in all other cases the rows of the batch.
@@ -47,6 +47,7 @@ class Outcome:
     kept: float | None
     gradient_norm: float
     suspects: Rows
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def similarity_loss(embeddings: Tensor, before: Tensor) -> Tensor:
     return (embeddings @ embeddings.T - before @ before.T).square().mean()
 
 
-def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+def wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
     """Whether the towers run in bfloat16: `auto` does so on a GPU that has it."""
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -23,6 +23,7 @@ from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import ImageError, TrainingError
 from indexing.images import read_image
 from indexing.models.clip import ClipEncoder
+from training.encoders import TrainedEncoder
 
 Rows = NDArray[np.int64]
 logger = logging.getLogger(__name__)
@@ -139,19 +140,26 @@ class OpenImages:
 
     Args:
         augment: seed of random crops and mirroring; None shows pictures as search does.
+        remember: keep the tower as it is now, for `before`.
     """
 
     def __init__(
-        self, encoder: ClipEncoder, pictures: Sequence[ProductImage], *, augment: int | None
+        self,
+        encoder: TrainedEncoder,
+        pictures: Sequence[ProductImage],
+        *,
+        augment: int | None,
+        remember: bool = False,
     ) -> None:
         self._encoder = encoder
-        self._before = copy.deepcopy(encoder.model.visual).eval().requires_grad_(False)
+        self._before: Any = None
+        if remember:
+            self._before = copy.deepcopy(encoder.model).eval().requires_grad_(False)
         self._pictures = pictures
         self._seed = augment
         self.usable = np.ones(len(pictures), bool)
-        preprocessing = encoder.config["preprocess_cfg"]
-        self._mean = torch.tensor(preprocessing["mean"]).view(3, 1, 1)
-        self._std = torch.tensor(preprocessing["std"]).view(3, 1, 1)
+        self._mean = torch.tensor(encoder.mean).view(3, 1, 1)
+        self._std = torch.tensor(encoder.std).view(3, 1, 1)
 
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
         pool = ThreadPoolExecutor(thread_name_prefix="decode")
@@ -173,7 +181,7 @@ class OpenImages:
 
     def before(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            features = self._before(images.to(self._encoder.device))
+            features = self._before.encode_image(images.to(self._encoder.device))
         return functional.normalize(features.float(), dim=-1)
 
     def _loaded(self, rows: Rows, futures: list[Future[Tensor | None]]) -> tuple[Rows, Tensor]:
@@ -195,7 +203,8 @@ class OpenImages:
             logger.warning("left out of training: %s: %s", picture.location, error)
             return None
         if self._seed is None:
-            return self._encoder.preprocess(decoded)
+            shown: Tensor = self._encoder.preprocess(decoded)
+            return shown
         # Its own random numbers for each picture and epoch: threads cannot reorder them.
         cropped = random_crop(decoded, size, np.random.default_rng([self._seed, epoch, row]))
         pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 255

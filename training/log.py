@@ -35,6 +35,7 @@ class TrainingLog:
             "logit scale": step.logit_scale,
             "gradient norm": step.gradient_norm,
             **{f"learning rate/{name}": rate for name, rate in step.rates.items()},
+            **{f"loss/{name}": value for name, value in step.parts.items()},
         }
         if step.kept is not None:
             values["Title tokens kept"] = step.kept

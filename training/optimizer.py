@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from indexing.models.token_pruning import Pruning, TokenPruning
-from training.config import TrainConfig
+from training.config import RunConfig
 
 # What part of the spread of the scores (the temperatures) a threshold may have to cross.
 # Adam moves a threshold by about its rate a step, however small the gradient: where it could
@@ -18,7 +18,7 @@ THRESHOLD_RANGE = 0.1
 
 
 def make_optimizer(
-    model: nn.Module, pruning: TokenPruning | None, config: TrainConfig, total: int
+    model: nn.Module, pruning: TokenPruning | None, config: RunConfig, total: int
 ) -> torch.optim.AdamW:
     """AdamW for all of `model` that is to be trained, and the thresholds of `pruning`.
 
@@ -38,7 +38,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, total: int) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, config: RunConfig, step: int, total: int) -> None:
     """Gives each group its learning rate for step `step`, from 0, of `total`."""
     factor = rate_factor(step, total, config.warm_up, config.floor)
     for group in optimizer.param_groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from indexing.errors import ModelError, TrainingError
 from indexing.models.calibration import calibrate
@@ -38,9 +38,22 @@ def make_config(preset: str, *, second_stage: bool = False, **given: object) -> 
     Raises:
         pydantic.ValidationError: A setting makes no sense, or no recipe has this name.
     """
-    settings = {**SETTINGS.get(preset, {}), **(SECOND_STAGE if second_stage else {})}
+    return TrainConfig.model_validate(
+        chosen_settings(SETTINGS, preset, second_stage=second_stage, given=given)
+    )
+
+
+def chosen_settings(
+    recipes: Mapping[str, dict[str, object]],
+    preset: str,
+    *,
+    second_stage: bool,
+    given: Mapping[str, object],
+) -> dict[str, object]:
+    """The settings of a recipe, with those that are `given` and not None instead."""
+    settings = {**recipes.get(preset, {}), **(SECOND_STAGE if second_stage else {})}
     chosen = {name: value for name, value in given.items() if value is not None}
-    return TrainConfig.model_validate({"preset": preset, **settings, **chosen})
+    return {"preset": preset, **settings, **chosen}
 
 
 def prepare_pruning(encoder: ClipEncoder, preset: Preset | None, titles: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ class Step:
     logit_scale: float
     gradient_norm: float
     rates: dict[str, float]  # learning rates of the parameter groups
+    parts: dict[str, float] = field(default_factory=dict)  # losses that `loss` sums up
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from indexing.catalog.product import Product
 from indexing.errors import TrainingError
+from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import ClipEncoder
-from training.config import TrainConfig
+from training.albef.config import AlbefTraining
+from training.albef.train import train_albef
+from training.clip import train_clip
+from training.config import RunConfig, TrainConfig
 from training.data import Pairs, read_pairs, split_pairs
 from training.distributed import Ranks
 from training.images import ImageSide, LockedImages, OpenImages
 from training.log import TrainingLog
-from training.loop import train_clip
 from training.progress import Epoch, Step
 from training.worth import MaskStep
 
@@ -30,7 +42,105 @@ def run_clip(
         CatalogError, ModelError, TrainingError: as the stages do.
         KeyboardInterrupt: The run was asked to stop, and has been saved.
     """
-    ranks = Ranks(encoder.device)
+    with _started(catalogs, out, config, encoder.device) as run:
+
+        def image_side(part: Pairs, name: str, augment: int | None) -> ImageSide:
+            if config.lock_image:
+                advance = run.bar(f"pictures to {name} on", len(part))
+                return LockedImages(encoder, part.pictures, out / "features", advance)
+            remember = config.keep_similarities > 0
+            return OpenImages(encoder, part.pictures, augment=augment, remember=remember)
+
+        # The others find the features of a locked tower on disk.
+        with run.ranks.first_alone():
+            images = image_side(run.pairs, "train", config.seed if config.augment else None)
+            held_out = image_side(run.validation, "validate", None) if run.ranks.first else None
+        return train_clip(
+            encoder,
+            run.pairs,
+            images,
+            run.validation,
+            held_out,
+            out,
+            config,
+            on_mask_step=run.on_mask_step,
+            on_step=run.on_step,
+            on_epoch=run.on_epoch,
+        )
+
+
+def run_albef(
+    start: AlbefEncoder | Callable[[Pairs], AlbefEncoder],
+    catalogs: Sequence[Iterable[Product]],
+    out: Path,
+    config: AlbefTraining,
+    device: str,
+) -> list[Epoch]:
+    """As `run_clip`, for ALBEF.
+
+    Args:
+        start: what to train, or what makes it out of the pairs to train on.
+    """
+    with _started(catalogs, out, config, device) as run:
+        with run.ranks.first_alone():  # the others find what it wrote
+            encoder = start if isinstance(start, AlbefEncoder) else start(run.pairs)
+        augment = config.seed if config.augment else None
+        return train_albef(
+            encoder,
+            run.pairs,
+            OpenImages(encoder, run.pairs.pictures, augment=augment),
+            run.validation,
+            OpenImages(encoder, run.validation.pictures, augment=None),
+            out,
+            config,
+            on_step=run.on_step,
+            on_epoch=run.on_epoch,
+        )
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A run that has its data, and shows how far it is."""
+
+    ranks: Ranks
+    pairs: Pairs
+    validation: Pairs
+    console: Console
+    bars: Progress
+    log: TrainingLog
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def bar(self, name: str, total: int) -> Callable[[int, int], None]:
+        """A new bar; gives what moves it."""
+        task = self.bars.add_task(name, total=total, rate="")
+
+        def advance(done: int, of: int) -> None:
+            self.bars.update(task, completed=done, total=of)
+
+        return advance
+
+    def on_mask_step(self, step: MaskStep) -> None:
+        self._move("masks", step.number, step.total, f"kept {step.kept:.1%}")
+
+    def on_step(self, step: Step) -> None:
+        self._move("steps", step.number, step.total, f"loss {step.loss:.3f}")
+        self.log.step(step)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        self.console.print(epoch_line(epoch), soft_wrap=True)
+        self.log.epoch(epoch)
+
+    def _move(self, name: str, done: int, total: int, rate: str) -> None:
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=total, rate="")
+        self.bars.update(self.tasks[name], completed=done, rate=rate)
+
+
+@contextmanager
+def _started(
+    catalogs: Sequence[Iterable[Product]], out: Path, config: RunConfig, device: str
+) -> Iterator[_Started]:
+    ranks = Ranks(device)
     console = Console(stderr=True, quiet=not ranks.first)
     with ranks.first_alone():
         claim(out)
@@ -44,53 +154,9 @@ def run_clip(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bars, TrainingLog(out / _MARK) as log:
-
-        def image_side(part: Pairs, name: str, augment: int | None) -> ImageSide:
-            if not config.lock_image:
-                return OpenImages(encoder, part.pictures, augment=augment)
-            bar = bars.add_task(f"pictures to {name} on", total=len(part), rate="")
-
-            def advance(done: int, total: int) -> None:
-                bars.update(bar, completed=done, total=total)
-
-            return LockedImages(encoder, part.pictures, out / "features", advance)
-
-        with ranks.first_alone():  # the others find the features of a locked tower on disk
-            images = image_side(pairs, "train", config.seed if config.augment else None)
-            validation_images = image_side(validation, "validate", None) if ranks.first else None
-        # Hidden where a run that goes on has learned them, or there are none.
-        mask_bar = bars.add_task("masks", total=config.mask_steps, rate="", visible=False)
-
-        def on_mask_step(step: MaskStep) -> None:
-            rate = f"kept {step.kept:.1%}"
-            bars.update(mask_bar, completed=step.number, rate=rate, visible=True)
-
-        bar = bars.add_task("steps", total=None, rate="")
-
-        def on_step(step: Step) -> None:
-            rate = f"loss {step.loss:.3f}"
-            bars.update(bar, completed=step.number, total=step.total, rate=rate)
-            log.step(step)
-
-        def on_epoch(epoch: Epoch) -> None:
-            console.print(epoch_line(epoch), soft_wrap=True)
-            log.epoch(epoch)
-
-        history = train_clip(
-            encoder,
-            pairs,
-            images,
-            validation,
-            validation_images,
-            out,
-            config,
-            on_mask_step=on_mask_step,
-            on_step=on_step,
-            on_epoch=on_epoch,
-        )
+        yield _Started(ranks, pairs, validation, console, bars, log)
     written = f"model written to {out}: try `shoplens index CATALOG --out DIR --model {out}`"
     console.print(written, soft_wrap=True)
-    return history
 
 
 def epoch_line(epoch: Epoch) -> str:

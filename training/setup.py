@@ -11,9 +11,10 @@ from torch import nn
 
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
-from training.checkpoint import Run, identity_of
-from training.config import TrainConfig
+from training.checkpoint import Run, Saved, identity_of
+from training.config import RunConfig, TrainConfig
 from training.data import Pairs
+from training.encoders import TrainedEncoder
 from training.images import last_projection
 from training.losses import make_loss
 from training.losses.infonce import InfoNCE
@@ -30,8 +31,7 @@ class Setup:
 
     run: Run | None
     fresh: bool  # not taken up where it was stopped
-    texts: TextSide
-    loss: InfoNCE | SigLIP
+    state: nn.Module  # what a stopped run needs besides the model
     optimizer: torch.optim.Optimizer
     progress: Progress
 
@@ -43,7 +43,34 @@ class Setup:
     def save(self) -> None:
         """Writes run.pt, if anything."""
         if self.run is not None:
-            self.run.save(self.progress, self.optimizer, self.loss)
+            self.run.save(self.progress, self.optimizer, self.state)
+
+
+@dataclass(frozen=True)
+class ClipSetup(Setup):
+    """What `ClipMethod` needs, too."""
+
+    texts: TextSide
+    loss: InfoNCE | SigLIP
+
+
+def stopped_run(
+    encoder: TrainedEncoder,
+    pairs: Pairs,
+    validation: Pairs | None,
+    out: Path | None,
+    config: RunConfig,
+) -> tuple[Run | None, Saved | None]:
+    """The run that `out` is to hold, and what a stopped one left there.
+
+    Raises:
+        TrainingError: `out` holds another run.
+    """
+    if out is None:
+        return None, None
+    parts = [pairs] if validation is None else [pairs, validation]
+    run = Run(out, encoder, config, identity_of(encoder, *parts))
+    return run, run.load()
 
 
 def set_up(
@@ -54,7 +81,7 @@ def set_up(
     config: TrainConfig,
     total: int,
     texts: TextSide | None,
-) -> Setup:
+) -> ClipSetup:
     """Makes the encoder ready for training, and takes up the run in `out` if there is one.
 
     Args:
@@ -64,11 +91,7 @@ def set_up(
         TrainingError: `out` holds another run; or the model cannot be trained so.
     """
     model = encoder.model
-    run = saved = None
-    if out is not None:
-        parts = [pairs] if validation is None else [pairs, validation]
-        run = Run(out, encoder, config, identity_of(encoder, *parts))
-        saved = run.load()
+    run, saved = stopped_run(encoder, pairs, validation, out, config)
     if saved is None:
         prepare_pruning(encoder, config.preset, pairs.titles)
         _require_masks_to_hold(encoder, config)
@@ -86,7 +109,8 @@ def set_up(
     if texts is None and encoder.pruning is not None:
         texts = PruningTexts(model, encoder.pruning, held=config.mask_steps > 0)
     progress = Progress() if saved is None else saved.progress
-    return Setup(run, saved is None, texts or PlainTexts(model), loss, optimizer, progress)
+    texts = texts or PlainTexts(model)
+    return ClipSetup(run, saved is None, loss, optimizer, progress, texts, loss)
 
 
 def _require_masks_to_hold(encoder: ClipEncoder, config: TrainConfig) -> None:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from indexing.errors import TrainingError
-from indexing.models.clip import ClipEncoder
 from training.data import Pairs
+from training.encoders import TrainedEncoder
 from training.images import ImageSide
 
 Floats = NDArray[np.float32]
@@ -53,7 +53,7 @@ def recall_at(
     return {k: float((ranks <= k).mean()) if len(ranks) else float("nan") for k in cutoffs}
 
 
-def validate(encoder: ClipEncoder, pairs: Pairs, images: ImageSide) -> dict[int, float]:
+def validate(encoder: TrainedEncoder, pairs: Pairs, images: ImageSide) -> dict[int, float]:
     """Recall@1/5/10 of title -> picture: each distinct title once, all pictures as gallery.
 
     Titles are read as they will be served: with hard masks where the encoder prunes tokens.

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from indexing.catalog.product import ProductImage
+from indexing.models.albef.config import AlbefConfig
+from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.clip import ClipEncoder, create_model
 from indexing.models.text import FolderTokenizer
 from training.data import Pairs
@@ -87,7 +89,7 @@ Rows = NDArray[np.int64]
 class Pixels:
     """A picture side in memory: float32 [n, 3, 32, 32]. Rows in `unreadable` are left out."""
 
-    encoder: ClipEncoder
+    encoder: ClipEncoder | AlbefEncoder
     pixels: Tensor
     unreadable: tuple[int, ...] = ()
 
@@ -141,3 +143,42 @@ class Tiny:
 @pytest.fixture
 def tiny(tmp_path: Path) -> Tiny:
     return Tiny(tmp_path)
+
+
+@dataclass
+class TinyAlbef:
+    """As `Tiny`, with an ALBEF model of two text and two fusion layers.
+
+    Its dropout is off, but where a test asks for it: chunks and processes draw their own.
+    """
+
+    folder: Path
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.pairs, self.pixels = noisy_pairs()
+
+    def encoder(self) -> AlbefEncoder:
+        """Always with the same weights."""
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *COLOURS, *NOISE]
+        vocab_file = self.folder / "vocab.txt"
+        vocab_file.write_text("\n".join(pieces) + "\n")
+        config = AlbefConfig(
+            image_size=32, patch_size=16, vision_width=16, vision_layers=1, vision_heads=2,
+            vocab_size=len(pieces), text_width=16, text_layers=4, text_heads=2,
+            text_intermediate=32, fusion_layer=2, max_positions=10, embed_dim=8,
+            max_text_length=8,
+        )  # fmt: skip
+        encoder = new_encoder(config, vocab_file, seed=0)
+        for module in encoder.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = self.dropout
+        return encoder
+
+    def images(self, encoder: AlbefEncoder, unreadable: tuple[int, ...] = ()) -> Pixels:
+        return Pixels(encoder, self.pixels, unreadable)
+
+
+@pytest.fixture
+def tiny_albef(tmp_path: Path) -> TinyAlbef:
+    return TinyAlbef(tmp_path)

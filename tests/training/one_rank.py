@@ -15,14 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import Pixels, Tiny
+from conftest import Pixels, Tiny, TinyAlbef
 from torch import Tensor
 
+import training.albef.step
+import training.albef.train
 import training.setup
+from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import ClipEncoder
+from training.albef.config import AlbefTraining
+from training.albef.momentum import Momentum
+from training.albef.train import train_albef
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.distributed import Ranks, joined
-from training.loop import train_clip
 from training.optimizer import make_optimizer
 from training.progress import Step
 
@@ -33,6 +39,14 @@ CASES: dict[str, dict[str, Any]] = {
     "masks": {"preset": "calibrated", "mask_steps": 6},
     "siglip": {"loss": "siglip", "keep_similarities": 1.0},
     "unreadable": {"preset": "calibrated"},
+}
+# So it is with ALBEF but for negatives for matching, which each process looks for in its own
+# share: all but the last are without them.
+ALBEF_CASES: dict[str, dict[str, Any]] = {
+    "albef": {"preset": "standard", "masked_share": 0.4, "queue_size": 10},
+    "albef pruning": {"preset": "calibrated", "masked_share": 0.4, "chunk": 2},
+    "albef unreadable": {"preset": "calibrated"},
+    "albef negatives": {"preset": "calibrated", "chunk": 3},
 }
 
 
@@ -83,11 +97,52 @@ def train(
     return losses, encoder
 
 
-def epoch_rows(tiny: Tiny) -> list[int]:
+def train_albef_case(
+    tiny: TinyAlbef, case: str, out: Path | None
+) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
+    """As `train`: the losses of each step, and the weights with slow copy and queue."""
+    encoder, steps, made = tiny.encoder(), list[dict[str, float]](), list[Momentum]()
+    images = tiny.images(encoder)
+    if case == "albef unreadable":
+        images.unreadable = tuple(range(0, 24, 3)) + tuple(epoch_rows(tiny)[7:11])
+    config = AlbefTraining(
+        epochs=1, batch_size=7, learning_rate=1e-3, warm_up=0, momentum=0.9, **ALBEF_CASES[case]
+    )
+
+    def noted(*arguments: Any) -> Momentum:
+        made.append(Momentum(*arguments))
+        return made[-1]
+
+    def none(scores: Tensor, alike: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+
+    def on_step(step: Step) -> None:
+        steps.append({"loss": step.loss, "penalty": step.penalty, **step.parts})
+
+    negatives = training.albef.step.hard_negatives
+    training.albef.train.make_optimizer = smooth_optimizer
+    training.albef.train.Momentum = noted
+    if case != "albef negatives":
+        training.albef.step.hard_negatives = none
+    try:
+        train_albef(
+            *(encoder, tiny.pairs, images, tiny.pairs, tiny.images(encoder), out, config),
+            on_step=on_step,
+        )
+    finally:
+        training.albef.train.make_optimizer = make_optimizer
+        training.albef.train.Momentum = Momentum
+        training.albef.step.hard_negatives = negatives
+    [momentum] = made
+    slow = {f"momentum {name}": value for name, value in momentum.state_dict().items()}
+    return steps, {**state(encoder), **slow}
+
+
+def epoch_rows(tiny: Tiny | TinyAlbef) -> list[int]:
     return np.random.default_rng([0, 0]).permutation(len(tiny.pairs)).tolist()
 
 
-def state(encoder: ClipEncoder) -> dict[str, Tensor]:
+def state(encoder: ClipEncoder | AlbefEncoder) -> dict[str, Tensor]:
     found = {name: value.clone() for name, value in encoder.model.state_dict().items()}
     if encoder.pruning is not None:
         found["delta"] = encoder.pruning.delta.detach().clone()
@@ -105,6 +160,11 @@ def main(folder: Path) -> None:
             losses, encoder = train(tiny, case, folder / case)
             torch.save(state(encoder), own / f"{case}.pt")
             (own / f"{case}.json").write_text(json.dumps(losses))
+
+        for case in ALBEF_CASES:
+            steps, found = train_albef_case(TinyAlbef(own), case, folder / case)
+            torch.save(found, own / f"{case}.pt")
+            (own / f"{case}.json").write_text(json.dumps(steps))
 
         given = torch.nn.Parameter(torch.arange(3.0) + rank)
         Ranks("cpu").give_out([given])

@@ -18,11 +18,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexing.models import load_encoder
+from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import ClipEncoder, load_folder
 from training.distributed import Ranks, joined
 
 WORKER = Path(__file__).parent / "one_rank.py"
 CASES = ["plain", "pruning", "masks", "siglip", "unreadable"]
+ALBEF_CASES = ["albef", "albef pruning", "albef unreadable"]
 
 
 @dataclass
@@ -95,6 +98,60 @@ def test_two_processes_train_as_one_does(
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6)
     moved = [(expected[name] - start[name]).abs().max() for name in start if name != "logit_scale"]
     assert min(moved) > 1e-5
+
+
+def albef_of(together: Together, case: str) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """What both processes have in the end, and the losses that the first tells of."""
+    first, second = (torch.load(together.folder / f"rank{n}" / f"{case}.pt") for n in (0, 1))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert json.loads((together.folder / "rank1" / f"{case}.json").read_text()) == []
+    return json.loads((together.folder / "rank0" / f"{case}.json").read_text()), first
+
+
+@pytest.mark.parametrize("case", ALBEF_CASES)
+def test_but_for_negatives_two_processes_train_albef_as_one_does(
+    together: Together, worker: Any, tiny_albef: Any, case: str
+) -> None:
+    """Hidden words, slow copy and queue among it."""
+    alone, expected = worker.train_albef_case(tiny_albef, case, None)
+    losses, found = albef_of(together, case)
+    assert len(losses) == len(alone) == 3
+    for one, other in zip(losses, alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-6, msg=name)
+    assert ("delta" in expected) == (case != "albef")
+    assert (expected["momentum pairs"] != -1).sum() >= 10
+    start = tiny_albef.encoder().model.state_dict()
+    moved = [name for name, value in start.items() if not torch.equal(value, expected[name])]
+    assert len(moved) > 0.9 * len(start)
+
+
+def test_each_process_looks_for_negatives_in_its_own_share(
+    together: Together, worker: Any, tiny_albef: Any
+) -> None:
+    """Matching is not what it is in one process; the rest of the first step is, and both
+    processes end with the same."""
+    alone, _ = worker.train_albef_case(tiny_albef, "albef negatives", None)
+    losses, _ = albef_of(together, "albef negatives")
+    assert len(losses) == len(alone) == 3
+    for name in ("itc", "mlm", "penalty"):
+        assert losses[0][name] == pytest.approx(alone[0][name], abs=1e-5)
+    assert losses[0]["itm"] != pytest.approx(alone[0]["itm"], abs=1e-5)
+
+
+@pytest.mark.parametrize("case", ALBEF_CASES)
+def test_the_first_process_writes_the_albef_model_that_both_have(
+    together: Together, case: str
+) -> None:
+    written = load_encoder(str(together.folder / case / "last"), device="cpu")
+    assert isinstance(written, AlbefEncoder)
+    trained = torch.load(together.folder / "rank1" / f"{case}.pt")
+    for name, value in written.model.state_dict().items():
+        assert torch.equal(value, trained[name]), name
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -56,7 +56,7 @@ def test_before_is_what_the_tower_made_of_a_picture_before_it_was_trained(
     images = (
         LockedImages(encoder, pairs.pictures, tmp_path / "features")
         if lock_image
-        else OpenImages(encoder, pairs.pictures, augment=None)
+        else OpenImages(encoder, pairs.pictures, augment=None, remember=True)
     )
     [(_, batch)] = images.batches([np.arange(5)], 0)
     decoded = [decode_image(p.path.read_bytes()) for p in pairs.pictures[:5] if p.path]

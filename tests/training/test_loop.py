@@ -19,11 +19,11 @@ from indexing.errors import TrainingError
 from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder
 from indexing.models.token_pruning import TokenPruning, paper_pruning
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs
 from training.images import LockedImages, OpenImages
 from training.log import TrainingLog
-from training.loop import train_clip
 from training.progress import Epoch, Step
 from training.run import epoch_line, run_clip
 from training.texts import PlainTexts, Texts

@@ -13,8 +13,9 @@ from indexing.errors import TrainingError
 from indexing.models.calibration import calibrate
 from indexing.models.pruned_text import PrunedText
 from indexing.models.token_pruning import TokenPruning, paper_pruning
+from training.clip import train_clip
 from training.config import TrainConfig
-from training.loop import epoch_batches, train_clip
+from training.loop import epoch_batches
 from training.optimizer import (
     THRESHOLD_RANGE,
     make_optimizer,

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs
 from training.images import LockedImages, OpenImages
-from training.loop import train_clip
 from training.progress import Epoch, Step
 from training.worth import learn_masks
 
@@ -124,7 +124,7 @@ def test_masks_are_learned_once(train: Callable[..., Any], monkeypatch: pytest.M
         learn_masks(*arguments, **options)
 
     history, steps, encoder = train("whole", **SETTINGS["masks"])
-    monkeypatch.setattr("training.loop.learn_masks", noting)
+    monkeypatch.setattr("training.clip.learn_masks", noting)
     with pytest.raises(KilledError):
         train("killed", **SETTINGS["masks"])
     with pytest.raises(KeyboardInterrupt):

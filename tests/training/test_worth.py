@@ -23,9 +23,9 @@ from indexing.models.calibration import calibrate
 from indexing.models.clip import ClipEncoder
 from indexing.models.pruned_text import PrunedText, unpruned_scores
 from indexing.models.token_pruning import Pruning, TokenPruning
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs
-from training.loop import train_clip
 from training.presets import prepare_pruning
 from training.worth import (
     BATCH,

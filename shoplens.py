@@ -26,7 +26,10 @@ import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import indexing.cleaning_cli
 import indexing.cli
+import indexing.convert_cli
+import indexing.explaining_cli
 import search.cli
+import training.albef_cli
 import training.cli
 from indexing.errors import ShoplensError
 from indexing.messages import reason
@@ -116,12 +119,15 @@ bench = typer.Typer(
 )
 
 app.command()(indexing.cleaning_cli.clean)
+app.command()(indexing.convert_cli.convert)
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
+app.command()(indexing.explaining_cli.explain)
 app.command()(indexing.cli.index)
 app.command()(indexing.cli.info)
 app.command()(search.cli.search)
 app.add_typer(train, name="train")
+train.command()(training.albef_cli.albef)
 train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)

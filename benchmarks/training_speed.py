@@ -33,10 +33,10 @@ from indexing.durable import replace_bytes
 from indexing.errors import BenchmarkError, ShoplensError
 from indexing.malloc import keep_freed_memory
 from indexing.messages import reason
+from training.clip import train_clip
 from training.config import Precision, TrainConfig
 from training.data import Pairs
 from training.gradients import wants_bfloat16
-from training.loop import train_clip
 from training.presets import SETTINGS, make_config
 from training.progress import Step
 from training.worth import BATCH as MASK_BATCH

@@ -56,8 +56,16 @@ def test_an_unforeseen_error_is_one_line_too(
 @pytest.mark.parametrize(
     "command",
     [
-        *([], ["clean"], ["demo"], ["doctor"], ["index"], ["info"], ["search"]),
-        *(["train"], ["train", "clip"], ["bench"], ["bench", "ann"], ["bench", "esci-split"]),
+        *([], ["clean"], ["convert"], ["demo"], ["doctor"], ["explain"], ["index"]),
+        *(["info"], ["search"]),
+        *(
+            ["train"],
+            ["train", "albef"],
+            ["train", "clip"],
+            ["bench"],
+            ["bench", "ann"],
+            ["bench", "esci-split"],
+        ),
         *(["bench", "pruning"], ["bench", "recall"], ["bench", "score"], ["bench", "speed"]),
     ],
 )

@@ -15,10 +15,10 @@ from indexing.models.calibration import calibrate
 from indexing.models.clip import ClipEncoder
 from indexing.models.text import embed_tokens
 from indexing.models.token_pruning import TokenPruning
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs
 from training.images import ImageSide
-from training.loop import train_clip
 from training.texts import Texts, draws
 
 # What each arm does with a title. The controls drop as many tokens as `calibrated` did.
@@ -91,23 +91,23 @@ class RandomDrop:
 
     def __call__(self, ids: Tensor, rows: NDArray[np.int64], epoch: int) -> Texts:
         keep = draws(rows, ids.shape[1], self._seed, epoch) < self._share
-        kept = keep_tokens(ids, keep.to(ids.device))
+        kept = keep_tokens(ids, keep.to(ids.device), ids.argmax(-1, keepdim=True))
         return Texts(embed_tokens(self._model, kept), torch.zeros((), device=ids.device), None)
 
 
-def keep_tokens(ids: Tensor, keep: Tensor) -> Tensor:
+def keep_tokens(ids: Tensor, keep: Tensor, end: Tensor, pad_id: int = 0) -> Tensor:
     """Token ids with only the tokens of `keep` between start and end, moved together.
 
     Args:
-        ids: int64 [n, length], `[SOT] words [EOT] 0 0 ...` with the highest id at [EOT].
+        ids: int64 [n, length], `start words end` and padding.
         keep: bool [n, length].
+        end: int64 [n, 1], the place of the end.
     """
     place = torch.arange(ids.shape[1], device=ids.device)
-    end = ids.argmax(-1, keepdim=True)
     stays = (keep & (place < end)) | (place == 0) | (place == end)
     order = torch.argsort(~stays, dim=1, stable=True)
     within = place < stays.sum(1, keepdim=True)
-    return torch.where(within, ids.gather(1, order), torch.zeros_like(ids))
+    return torch.where(within, ids.gather(1, order), pad_id)
 
 
 def without_types(titles: Sequence[str], share: float, seed: int) -> list[str]:

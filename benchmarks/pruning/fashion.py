@@ -28,10 +28,10 @@ from indexing.catalog.product import Product
 from indexing.cleaning import clean
 from indexing.models.clip import ClipEncoder, load_folder
 from training.builtin import TEST_SEED, is_test_title
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs, read_pairs
 from training.images import LockedImages, last_projection
-from training.loop import train_clip
 from training.seed_model import make_seed_model, start_projection
 from training.split import position
 from training.validation import first_hit_ranks, recall_at
@@ -116,7 +116,7 @@ def _brand_end(words: Sequence[str]) -> int:
 def prepare(data: Path, work: Path) -> None:
     """Writes the start of all arms to `work`, and the features of all pictures."""
     products = list(read_catalog(data / "fashion/catalog.csv"))
-    first = _training_pairs(products, second_half=False)
+    first = training_pairs(products, second_half=False)
     seed = work / "seed"
     if not (seed / "model.safetensors").exists():
         make_seed_model(seed)
@@ -126,7 +126,11 @@ def prepare(data: Path, work: Path) -> None:
     start_projection(last_projection(encoder.model.visual), images.features[:8000])
     images = LockedImages(encoder, first.pictures, work / "features")
     train_clip(encoder, first, images, None, None, None, START)
-    for pairs in (_training_pairs(products, second_half=True), _test(products), *_grocery(data)):
+    for pairs in (
+        training_pairs(products, second_half=True),
+        held_out_pairs(products),
+        *_grocery(data),
+    ):
         LockedImages(encoder, pairs.pictures, work / "features")
     # Last: where it is, arms need not prepare anything, nor write features side by side.
     encoder.save(work / "start", card="# The start of the experiment on real titles\n")
@@ -144,7 +148,7 @@ def run_arm(arm: str, seed: int, share: float, data: Path, work: Path) -> Result
     base = arm.removeprefix("second ")
     second = base != arm
     encoder = load_folder(work / f"standard-{seed}" if second else work / "start")
-    pairs = _training_pairs(products, second_half=True)
+    pairs = training_pairs(products, second_half=True)
     images = LockedImages(encoder, pairs.pictures, work / "features")
     config = (SECOND if second else CONFIG).model_copy(update={"seed": seed})
     train_arm(
@@ -161,7 +165,7 @@ def run_arm(arm: str, seed: int, share: float, data: Path, work: Path) -> Result
         encoder.save(work / f"{arm}-{seed}", card=f"# Arm {arm} of the experiment, seed {seed}\n")
     found = measure(encoder, products, lexicon, data, work, oracle=arm == "oracle")
     if encoder.pruning is not None:
-        found["share"] = kept_by_kind(encoder, pairs.titles[:4000], lexicon)["all"]
+        found["share"] = kept_by_kind(_kept(encoder, pairs.titles[:4000]), lexicon)["all"]
     return {"arm": arm, "seed": seed, **found}
 
 
@@ -175,7 +179,7 @@ def measure(
     oracle: bool,
 ) -> Result:
     """Unseen title -> picture, and grocery's phone photo -> iconic picture."""
-    test = _test(products)
+    test = held_out_pairs(products)
     gallery = _embedded(encoder, test, work)
     _, first = np.unique(test.keys, return_index=True)
     titles = [test.titles[row] for row in first]
@@ -188,26 +192,36 @@ def measure(
     ranks = first_hit_ranks(asked, answers, photos.keys, icons.keys)
     found |= {f"picture R@{k}": recall for k, recall in recall_at(ranks).items()}
     if encoder.pruning is not None:
-        found["kept"] = kept_by_kind(encoder, titles, lexicon)
+        found["kept"] = kept_by_kind(_kept(encoder, titles), lexicon)
     return found
 
 
-def kept_by_kind(encoder: ClipEncoder, titles: Sequence[str], lexicon: Lexicon) -> dict[str, float]:
-    """The share of words kept: of each kind, of visual ones, of noise and of all."""
+def kept_by_kind(
+    titles: Iterable[Sequence[tuple[str, bool]]], lexicon: Lexicon
+) -> dict[str, float]:
+    """The share of words kept: of each kind, of visual ones, of noise and of all.
+
+    Args:
+        titles: each word of each title, and whether it is kept.
+    """
     kept: dict[str, list[bool]] = {}
-    for words in clean(encoder, titles):
-        spelled = [word for word in words if _WORD.fullmatch(word.text)]
-        kinds = lexicon.kinds([word.text for word in spelled])
-        for word, kind in zip(spelled, kinds, strict=True):
+    for words in titles:
+        spelled = [(word, stays) for word, stays in words if _WORD.fullmatch(word)]
+        kinds = lexicon.kinds([word for word, _ in spelled])
+        for (_, stays), kind in zip(spelled, kinds, strict=True):
             names = ["all", kind]
             if kind != "audience":
                 names.append("visual" if kind in VISUAL_KINDS else "noise")
             for name in names:
-                kept.setdefault(name, []).append(word.kept)
+                kept.setdefault(name, []).append(stays)
     return {name: float(np.mean(values)) for name, values in sorted(kept.items())}
 
 
-def _training_pairs(products: Iterable[Product], *, second_half: bool) -> Pairs:
+def _kept(encoder: ClipEncoder, titles: Sequence[str]) -> list[list[tuple[str, bool]]]:
+    return [[(word.text, word.kept) for word in words] for words in clean(encoder, titles)]
+
+
+def training_pairs(products: Iterable[Product], *, second_half: bool) -> Pairs:
     """Pairs of the training titles below or above the middle of their hashes."""
     return read_pairs(
         [
@@ -221,7 +235,7 @@ def _training_pairs(products: Iterable[Product], *, second_half: bool) -> Pairs:
     )
 
 
-def _test(products: Iterable[Product]) -> Pairs:
+def held_out_pairs(products: Iterable[Product]) -> Pairs:
     """The gallery of `shoplens bench recall MODEL fashion`."""
     held_out = [product for product in products if is_test_title(product.title)]
     held_out.sort(key=lambda product: (position(product.title, TEST_SEED), product.id))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pruning.arms import ARMS
 from benchmarks.pruning.paired import difference, t_interval, values_of
 from benchmarks.pruning.runs import Result
 from benchmarks.retrieval.plots import new_plot, save
@@ -25,6 +24,7 @@ class Experiment:
 
     Attributes:
         tasks: name of a task in the results, and what it asks.
+        arms: name and meaning, in the order of the rows.
         pairs: (arm, other) whose difference is shown.
         kinds: of words, in the order of the columns and bars.
     """
@@ -32,8 +32,10 @@ class Experiment:
     title: str
     note: str
     tasks: dict[str, str]
+    arms: dict[str, str]
     pairs: list[tuple[str, str]]
     kinds: list[str]
+    ours: tuple[str, ...] = ("calibrated", "second calibrated")  # marked in the plot
 
 
 def write_report(
@@ -42,7 +44,7 @@ def write_report(
     """Writes report.md and pruning.png."""
     lines = [f"# {experiment.title}", "", experiment.note, "", f"    {command}", ""]
     for task, asked in experiment.tasks.items():
-        lines += [f"## {asked}", "", *_recalls(results, task), ""]
+        lines += [f"## {asked}", "", *_recalls(experiment, results, task), ""]
         lines += [*_differences(experiment, results, task), ""]
     lines += ["## Words kept", "", *_kept(experiment, results), ""]
     lines += [f"![differences and kept words]({PLOT})", ""]
@@ -51,15 +53,15 @@ def write_report(
     _plot(experiment, results, out / PLOT)
 
 
-def arms_of(results: Sequence[Result]) -> list[str]:
-    """The arms that have results, in the order of ARMS, others after them."""
+def arms_of(experiment: Experiment, results: Sequence[Result]) -> list[str]:
+    """The arms that have results, in the order of the experiment."""
     found = {result["arm"] for result in results}
-    return [*(arm for arm in ARMS if arm in found), *sorted(found - ARMS.keys())]
+    return [arm for arm in experiment.arms if arm in found]
 
 
-def _recalls(results: Sequence[Result], task: str) -> list[str]:
+def _recalls(experiment: Experiment, results: Sequence[Result], task: str) -> list[str]:
     lines = ["| arm | seeds | R@1 | R@5 | R@10 |", "|---|---|---|---|---|"]
-    for arm in arms_of(results):
+    for arm in arms_of(experiment, results):
         columns = [values_of(results, arm, f"{task} R@{k}") for k in (1, 5, 10)]
         cells = [_mean(list(column.values())) for column in columns]
         lines.append(f"| {arm} | {len(columns[0])} | {' | '.join(cells)} |")
@@ -79,16 +81,16 @@ def _differences(experiment: Experiment, results: Sequence[Result], task: str) -
 def _kept(experiment: Experiment, results: Sequence[Result]) -> list[str]:
     names = ["visual", "noise", "all", *experiment.kinds]
     lines = [f"| arm | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
-    for arm, kept in _kept_shares(results).items():
+    for arm, kept in _kept_shares(experiment, results).items():
         cells = [f"{kept[name]:.2f}" if name in kept else "" for name in names]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
 
-def _kept_shares(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+def _kept_shares(experiment: Experiment, results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """Mean over seeds of the kept share of each kind, of the arms that prune."""
     shares = {}
-    for arm in arms_of(results):
+    for arm in arms_of(experiment, results):
         rows = [r["kept"] for r in results if r["arm"] == arm and "kept" in r]
         if rows:
             names = dict.fromkeys(name for row in rows for name in row)
@@ -112,7 +114,7 @@ def _signed(interval: Interval) -> str:
 
 def _plot(experiment: Experiment, results: Sequence[Result], file: Path) -> None:
     """Left what each arm gains over `standard`, right what share of which words is kept."""
-    arms = [arm for arm in arms_of(results) if arm != "standard"]
+    arms = [arm for arm in arms_of(experiment, results) if arm != "standard"]
     plot = new_plot(0.9 + 0.45 * max(len(arms), 6))
     gains, kept = plot.subplots(1, 2, width_ratios=(1, 1.2))
     task, asked = next(iter(experiment.tasks.items()))
@@ -120,7 +122,7 @@ def _plot(experiment: Experiment, results: Sequence[Result], file: Path) -> None
         gain = difference(results, arm, "standard", f"{task} R@5")
         if gain is None:
             continue
-        colour = "#0b57d0" if arm.startswith("calibrated") else "#6b6b6b"
+        colour = "#0b57d0" if arm in experiment.ours else "#6b6b6b"
         if not math.isnan(gain.low):
             gains.plot([100 * gain.low, 100 * gain.high], [row, row], color=colour, linewidth=2)
         gains.plot([100 * gain.mean], [row], "o", color=colour)
@@ -129,7 +131,7 @@ def _plot(experiment: Experiment, results: Sequence[Result], file: Path) -> None
     gains.invert_yaxis()
     gains.set_xlabel("points of R@5 over standard, 95% over seeds")
     gains.set_title(asked, loc="left", fontsize=10)
-    shares = _kept_shares(results)
+    shares = _kept_shares(experiment, results)
     kinds, width = range(len(experiment.kinds)), 0.8 / max(1, len(shares))
     palette = ("#d1495b", "#d17a00", "#0b57d0", "#2e8540")
     for number, (arm, found) in enumerate(shares.items()):

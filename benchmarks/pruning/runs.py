@@ -26,10 +26,12 @@ def run_all(
     file: Path,
     workers: int,
     note: Callable[[str], None],
+    *,
+    reference: str = "calibrated",
 ) -> list[Result]:
     """Every arm with every seed; what `file` holds already is not run again.
 
-    The controls follow when the arm `calibrated` of their seed has told what share of the
+    The controls follow when the arm `reference` of their seed has told what share of the
     tokens they are to keep, and second stages when there is a first. A run that fails does
     not stop those beside it, but what was to follow them.
 
@@ -38,16 +40,16 @@ def run_all(
         note: called with a line after each run.
 
     Raises:
-        BenchmarkError: `file` is no such file, controls are asked for without `calibrated`,
+        BenchmarkError: `file` is no such file, controls are asked for without `reference`,
             or a run failed.
     """
-    check_arms(arms)
+    check_arms(arms, reference)
     results = read_results(file)
     wanted = list(dict.fromkeys((arm, seed) for seed in range(seeds) for arm in arms))
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool, file.open("a") as lines:
         for later in (False, True):
-            shares = {r["seed"]: r["share"] for r in results if r["arm"] == "calibrated"}
+            shares = {r["seed"]: r["share"] for r in results if r["arm"] == reference}
             done = {(r["arm"], r["seed"]) for r in results}
             left = [
                 (arm, seed, shares.get(seed, 1.0))
@@ -76,10 +78,10 @@ def run_all(
     return [result for result in results if (result["arm"], result["seed"]) in set(wanted)]
 
 
-def check_arms(arms: Sequence[str]) -> None:
-    """Raises BenchmarkError where controls are asked for without `calibrated`."""
-    if any(arm in CONTROLS for arm in arms) and "calibrated" not in arms:
-        raise BenchmarkError("the controls keep as much as the arm calibrated: add it")
+def check_arms(arms: Sequence[str], reference: str = "calibrated") -> None:
+    """Raises BenchmarkError where controls are asked for without the arm that they follow."""
+    if any(arm in CONTROLS for arm in arms) and reference not in arms:
+        raise BenchmarkError(f"the controls keep as much as the arm {reference}: add it")
 
 
 def read_results(file: Path) -> list[Result]:

@@ -9,7 +9,7 @@ start and test products are the same for all.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from indexing.catalog.product import ProductImage
 from indexing.cleaning import clean
 from indexing.models.clip import ClipEncoder, create_model, load_folder
 from indexing.models.text import FolderTokenizer
+from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs
-from training.loop import train_clip
+from training.encoders import TrainedEncoder
 from training.validation import first_hit_ranks, recall_at
 
 Rows = NDArray[np.int64]
@@ -71,7 +72,9 @@ def make_start(folder: Path) -> None:
     products = draw_products(PUBLIC, 1, views=2, captions=True)
     pictures = products.pictures.reshape(-1, *products.pictures.shape[2:])
     titles = [title for title in products.titles for _ in range(2)]
-    train_clip(encoder, _pairs(titles), DrawnImages(encoder, pictures, 0), None, None, None, START)
+    train_clip(
+        encoder, as_pairs(titles), DrawnImages(encoder, pictures, 0), None, None, None, START
+    )
     encoder.save(folder, card="# The start of the toy experiment of token pruning\n")
 
 
@@ -86,49 +89,63 @@ def run_arm(arm: str, seed: int, share: float, start: Path) -> dict[str, Any]:
     train_arm(
         arm,
         encoder,
-        _pairs(products.titles),
+        as_pairs(products.titles),
         images,
         config,
         share=share,
-        visual=_visible,
+        visual=visible,
         mask_steps=MASK_STEPS,
     )
     found = measure(encoder, draw_products(TEST, 2, views=3), oracle=arm == "oracle")
     if encoder.pruning is not None:
-        found["share"] = kept_by_kind(encoder, products.titles)["all"]
+        found["share"] = kept_by_kind(_kept(encoder, products.titles))["all"]
     return {"arm": arm, "seed": seed, **found}
 
 
 def measure(encoder: ClipEncoder, test: ToyProducts, *, oracle: bool = False) -> dict[str, Any]:
-    """Recalls of other views, titles and clean titles -> picture on white; kept shares."""
+    """`recalls`, and kept shares."""
+    found: dict[str, Any] = recalls(encoder, test, oracle=oracle)
+    if encoder.pruning is not None:
+        found["kept"] = kept_by_kind(_kept(encoder, test.titles))
+    return found
+
+
+def recalls(encoder: TrainedEncoder, test: ToyProducts, *, oracle: bool) -> dict[str, float]:
+    """Recall@1/5/10 of other views, titles and clean titles -> picture on white."""
     count, views = test.pictures.shape[:2]
     gallery = _embedded(encoder, test.pictures[:, 0])
     asked = _embedded(encoder, test.pictures[:, 1:].reshape(-1, *test.pictures.shape[2:]))
     products = np.arange(count)
-    titles = visual_only(test.titles, _visible) if oracle else test.titles
+    titles = visual_only(test.titles, visible) if oracle else test.titles
     queries = {
         "picture": (asked, products.repeat(views - 1)),
         "title": (encoder.embed_texts(titles), products),
         "clean": (encoder.embed_texts(test.clean), products),
     }
-    found: dict[str, Any] = {}
+    found: dict[str, float] = {}
     for name, (vectors, keys) in queries.items():
-        recalls = recall_at(first_hit_ranks(vectors, gallery, keys, products))
-        found |= {f"{name} R@{k}": recall for k, recall in recalls.items()}
-    if encoder.pruning is not None:
-        found["kept"] = kept_by_kind(encoder, test.titles)
+        shares = recall_at(first_hit_ranks(vectors, gallery, keys, products))
+        found |= {f"{name} R@{k}": share for k, share in shares.items()}
     return found
 
 
-def kept_by_kind(encoder: ClipEncoder, titles: Sequence[str]) -> dict[str, float]:
-    """The share of words kept: of each kind, of visual ones, of noise and of all."""
+def kept_by_kind(titles: Iterable[Iterable[tuple[str, bool]]]) -> dict[str, float]:
+    """The share of words kept: of each kind, of visual ones, of noise and of all.
+
+    Args:
+        titles: each word of each title, and whether it is kept.
+    """
     kept: dict[str, list[bool]] = {}
-    for words in clean(encoder, titles):
-        for word in words:
-            kind = KIND_OF[word.text]
+    for words in titles:
+        for word, stays in words:
+            kind = KIND_OF[word]
             for name in ("all", "visual" if kind in VISUAL else "noise", kind):
-                kept.setdefault(name, []).append(word.kept)
+                kept.setdefault(name, []).append(stays)
     return {name: float(np.mean(values)) for name, values in sorted(kept.items())}
+
+
+def _kept(encoder: ClipEncoder, titles: Sequence[str]) -> list[list[tuple[str, bool]]]:
+    return [[(word.text, word.kept) for word in words] for words in clean(encoder, titles)]
 
 
 class DrawnImages:
@@ -138,13 +155,14 @@ class DrawnImages:
         pictures: uint8 [n, SIZE, SIZE, 3].
     """
 
-    def __init__(self, encoder: ClipEncoder, pictures: NDArray[np.uint8], seed: int) -> None:
-        self._model, self._pictures, self._seed = encoder.model, pictures, seed
+    def __init__(self, encoder: TrainedEncoder, pictures: NDArray[np.uint8], seed: int) -> None:
+        self._model: Any = encoder.model
+        self._pictures, self._seed = pictures, seed
 
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
         for number, rows in enumerate(batches):
             rng = np.random.default_rng([self._seed, epoch, number])
-            yield rows, _augmented(_pixels(self._pictures[rows]), rng)
+            yield rows, _augmented(as_pixels(self._pictures[rows]), rng)
 
     def embed(self, images: Tensor) -> Tensor:
         features: Tensor = self._model.encode_image(images)
@@ -163,18 +181,19 @@ def _augmented(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return (torch.roll(pixels, (down, right), (2, 3)) * light).clamp(-1, 1)
 
 
-def _pixels(pictures: NDArray[np.uint8]) -> Tensor:
+def as_pixels(pictures: NDArray[np.uint8]) -> Tensor:
+    """uint8 [n, SIZE, SIZE, 3] to float32 [n, 3, SIZE, SIZE] between -1 and 1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _embedded(encoder: ClipEncoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _embedded(encoder: TrainedEncoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     parts = np.array_split(pictures, math.ceil(len(pictures) / 500))
     with torch.inference_mode():
-        vectors = [encoder.model.encode_image(_pixels(part)) for part in parts]
+        vectors = [encoder.model.encode_image(as_pixels(part)) for part in parts]
     return functional.normalize(torch.cat(vectors), dim=-1).numpy()
 
 
-def _pairs(titles: Sequence[str]) -> Pairs:
+def as_pairs(titles: Sequence[str]) -> Pairs:
     """Each its own product: of equal titles only pictures differ, and all are equally right."""
     numbers: dict[str, int] = {}
     keys = np.array([numbers.setdefault(title, len(numbers)) for title in titles])
@@ -182,5 +201,6 @@ def _pairs(titles: Sequence[str]) -> Pairs:
     return Pairs(pictures, list(titles), keys, [str(row) for row in range(len(titles))])
 
 
-def _visible(word: str) -> bool:
+def visible(word: str) -> bool:
+    """Whether pictures show a word of the drawn products' titles."""
     return KIND_OF.get(word) in VISUAL

@@ -64,6 +64,8 @@ NOISE = {
     "claim": sorted({word for phrase in [*_CLAIMS, *_PACKS] for word in phrase}),
 }
 KIND_OF = {word: kind for kind, words in {**NOISE, **VISUAL}.items() for word in words}
+# All words of titles and captions.
+WORDS = list(dict.fromkeys([*KIND_OF, *(word for opening in _OPENINGS for word in opening)]))
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,7 @@ def visual_words(title: str) -> list[bool]:
 
 def save_tokenizer(file: Path) -> int:
     """Writes a tokenizer of whole words; returns the size of its vocabulary."""
-    words = dict.fromkeys([*KIND_OF, *(word for opening in _OPENINGS for word in opening)])
-    names = ["[PAD]", "[UNK]", *words, "[START]", "[END]"]
+    names = ["[PAD]", "[UNK]", *WORDS, "[START]", "[END]"]
     vocabulary = {name: number for number, name in enumerate(names)}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

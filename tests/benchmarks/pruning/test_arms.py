@@ -62,13 +62,18 @@ def test_keep_tokens_is_a_plain_loop(data: st.DataObject) -> None:
         [word for place, word in enumerate(row, 1) if keep[number, place]]
         for number, row in enumerate(words)
     ]
-    assert torch.equal(keep_tokens(token_rows(words), keep), token_rows(expected))
+    ids = token_rows(words)
+    kept = keep_tokens(ids, keep, ids.argmax(-1, keepdim=True))
+    assert torch.equal(kept, token_rows(expected))
+    other = keep_tokens(ids.clone(), keep, ids.argmax(-1, keepdim=True), pad_id=7)
+    assert torch.equal(other == 7, (kept == 0) | (kept == 7))
 
 
 def test_all_or_nothing_is_kept() -> None:
     ids = token_rows([[5, 6, 7], [], [1] * 10])
-    assert torch.equal(keep_tokens(ids, torch.ones(3, 12, dtype=torch.bool)), ids)
-    nothing = keep_tokens(ids, torch.zeros(3, 12, dtype=torch.bool))
+    end = ids.argmax(-1, keepdim=True)
+    assert torch.equal(keep_tokens(ids, torch.ones(3, 12, dtype=torch.bool), end), ids)
+    nothing = keep_tokens(ids, torch.zeros(3, 12, dtype=torch.bool), end)
     assert torch.equal(nothing, token_rows([[], [], []]))
 
 

@@ -16,10 +16,11 @@ from benchmarks.pruning.fashion import (
     Lexicon,
     _brand_end,
     _grocery,
-    _test,
-    _training_pairs,
+    _kept,
     _words,
+    held_out_pairs,
     kept_by_kind,
+    training_pairs,
 )
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product, ProductImage
@@ -112,7 +113,7 @@ def test_kept_by_kind_counts_words(keeping: Any) -> None:
     encoder = keeping(kept, ["Earth", "Aug", "&", "s", "'"])
     titles = ["Mother Earth Women's Red, striped & Aug Kurtas", "Mother Women Aug"]
     # Punctuation is no word, and an audience neither visual nor noise.
-    assert kept_by_kind(encoder, titles, LEXICON) == {
+    assert kept_by_kind(_kept(encoder, titles), LEXICON) == {
         "all": 7 / 11,
         "audience": 2 / 3,
         "brand": 2 / 3,
@@ -155,8 +156,8 @@ def data(tmp_path: Path) -> Path:
 
 def test_no_title_is_in_two_of_the_halves_and_the_test_set(data: Path) -> None:
     products = list(read_catalog(data / "fashion/catalog.csv"))
-    parts = [_training_pairs(products, second_half=half) for half in (False, True)]
-    parts.append(_test(products))
+    parts = [training_pairs(products, second_half=half) for half in (False, True)]
+    parts.append(held_out_pairs(products))
     titles = [set(part.titles) for part in parts]
     assert sum(map(len, titles)) == len(set.union(*titles)) == 200
     assert sum(map(len, parts)) == 400
@@ -172,7 +173,7 @@ def test_the_test_set_is_the_gallery_of_bench_recall(
     for size in (17, 5000):  # cut, and not
         for module in (fashion, datasets):
             monkeypatch.setattr(module, "FASHION_GALLERY", size)
-        pairs = _test(read_catalog(data / "fashion/catalog.csv"))
+        pairs = held_out_pairs(read_catalog(data / "fashion/catalog.csv"))
         (task,) = datasets.fashion(data)
         assert pairs.products == task.gallery.ids
         assert pairs.pictures == task.gallery.pictures

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from benchmarks.pruning import report
+from benchmarks.pruning.arms import ARMS
 from benchmarks.pruning.paired import difference, t_interval, values_of
 from benchmarks.pruning.report import PAGE, PLOT, Experiment, arms_of, write_report
 from benchmarks.pruning.runs import Result
@@ -85,6 +86,7 @@ EXPERIMENT = Experiment(
     title="A title",
     note="A note.",
     tasks={"picture": "view → picture", "title": "title → picture"},
+    arms={**ARMS, "second standard": ""},
     pairs=[("calibrated", "standard"), ("paper", "standard"), ("calibrated", "truncated")],
     kinds=["colour", "brand"],
 )
@@ -169,9 +171,8 @@ def test_the_order_of_runs_does_not_show(tmp_path: Path) -> None:
 
 
 def test_arms_stand_in_their_usual_order() -> None:
-    assert arms_of([{"arm": arm} for arm in ("z", "oracle", "second", "paper", "standard")]) == [
-        *("standard", "paper", "oracle", "second", "z")
-    ]
+    found = [{"arm": arm} for arm in ("second standard", "oracle", "paper", "standard")]
+    assert arms_of(EXPERIMENT, found) == ["standard", "paper", "oracle", "second standard"]
 
 
 def test_a_measure_that_no_run_has_is_left_empty(tmp_path: Path) -> None:

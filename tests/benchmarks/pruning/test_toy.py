@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from benchmarks.pruning import toy
 from benchmarks.pruning.arms import train_arm
-from benchmarks.pruning.toy import DrawnImages, _augmented, _pairs, kept_by_kind, measure, run_arm
+from benchmarks.pruning.toy import (
+    DrawnImages,
+    _augmented,
+    _kept,
+    as_pairs,
+    kept_by_kind,
+    measure,
+    run_arm,
+)
 from benchmarks.pruning.toy_data import KIND_OF, NOISE, SIZE, VISUAL, ToyProducts
 from indexing.models.clip import ClipEncoder, load_folder
 from training.config import TrainConfig
@@ -27,9 +35,8 @@ from training.config import TrainConfig
 
 def test_kept_by_kind_counts_words(keeping: Any) -> None:
     encoder = keeping(["red", "mug", "brand1", "vegan"], ["gold", "brand2", "striped", "series0"])
-    found = kept_by_kind(
-        encoder, ["brand1 red mug vegan", "brand2 gold mug striped series0", "red"]
-    )
+    titles = ["brand1 red mug vegan", "brand2 gold mug striped series0", "red"]
+    found = kept_by_kind(_kept(encoder, titles))
     assert found == {
         "all": 6 / 10,
         "brand": 1 / 2,
@@ -145,7 +152,7 @@ def test_pictures_come_by_row_and_change_with_the_epoch() -> None:
 
 
 def test_pictures_of_one_title_are_no_negatives_of_each_other() -> None:
-    pairs = _pairs(["red mug", "blue mug", "red mug"])
+    pairs = as_pairs(["red mug", "blue mug", "red mug"])
     assert pairs.keys.tolist() == [0, 1, 0]
     assert len(set(pairs.products)) == 3
     assert len({picture.location for picture in pairs.pictures}) == 3

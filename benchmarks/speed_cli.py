@@ -13,7 +13,9 @@ import typer
 def speed(
     model: Annotated[
         str,
-        typer.Option(help="builtin, a folder that training wrote, ARCH/PRETRAINED or hf-hub:ID."),
+        typer.Option(
+            help="builtin, a folder that training wrote, ARCH/PRETRAINED, hf-hub:ID or albef:PATH."
+        ),
     ] = "builtin",
     catalog: Annotated[
         Path | None,

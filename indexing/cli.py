@@ -63,7 +63,9 @@ def index(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The index folder to write.")],
     model: Annotated[
         str,
-        typer.Option(help="builtin, a folder that training wrote, ARCH/PRETRAINED or hf-hub:ID."),
+        typer.Option(
+            help="builtin, a folder that training wrote, ARCH/PRETRAINED, hf-hub:ID or albef:PATH."
+        ),
     ] = "builtin",
     profile: Profile = "auto",
     images_root: ImagesRoot = None,

@@ -22,8 +22,6 @@ from indexing.sheet import (
     write,
 )
 
-__all__ = ["SheetCell", "cell_grid", "contact_sheet"]
-
 _HEAD_LINES = 4
 
 

@@ -145,7 +145,7 @@ def albef(
     from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder, usable_device
     from indexing.models.albef.encoder import AlbefEncoder
-    from training.albef.new import new_albef
+    from training.albef.new import SIZES, new_albef
     from training.albef.presets import make_albef_config
     from training.distributed import joined
     from training.run import run_albef
@@ -176,6 +176,8 @@ def albef(
         )
     except ValidationError as error:
         raise TrainingError(bad_option(error)) from error
+    if size not in SIZES:
+        raise TrainingError(f"--size {size}: give one of {', '.join(SIZES)}")
     require_folder(second_stage, start, "an untrained model", "albef")
     keep_freed_memory()
     with resumable(), joined(device) as chosen:

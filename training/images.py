@@ -180,6 +180,8 @@ class OpenImages:
         return features
 
     def before(self, images: Tensor) -> Tensor:
+        if self._before is None:
+            raise TrainingError("pictures that are not remembered have no similarities to keep")
         with torch.no_grad():
             features = self._before.encode_image(images.to(self._encoder.device))
         return functional.normalize(features.float(), dim=-1)

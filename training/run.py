@@ -93,6 +93,7 @@ def run_albef(
             OpenImages(encoder, run.validation.pictures, augment=None),
             out,
             config,
+            on_calibration=run.on_calibration,
             on_step=run.on_step,
             on_epoch=run.on_epoch,
         )
@@ -118,6 +119,9 @@ class _Started:
             self.bars.update(task, completed=done, total=of)
 
         return advance
+
+    def on_calibration(self, done: int, total: int) -> None:
+        self._move("thresholds", done, total, "")
 
     def on_mask_step(self, step: MaskStep) -> None:
         self._move("masks", step.number, step.total, f"kept {step.kept:.1%}")

@@ -112,5 +112,6 @@ def hide_words(
 
 def draws(rows: NDArray[np.int64], width: int, seed: int, epoch: int) -> Tensor:
     """Uniform random numbers, float64 [len(rows), width], by row, epoch and seed alone."""
-    drawn = [np.random.default_rng([seed, epoch, row]).random(width) for row in rows]
+    # With a number of its own: pictures are cropped by generators of seed, epoch and row.
+    drawn = [np.random.default_rng([seed, epoch, row, 1]).random(width) for row in rows]
     return torch.from_numpy(np.array(drawn).reshape(len(rows), width))

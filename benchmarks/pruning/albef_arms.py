@@ -28,8 +28,8 @@ ARMS = {
     "paper all": "MML-TP as printed, on all attentions",
     "cross": "MML-TP calibrated, on the cross-attentions",
     "all": "MML-TP calibrated, on all attentions",
-    "cross, mean key": "as cross, scored by the mean over all patches",
-    "all, mean key": "as all, scored by the mean over all keys",
+    "cross mean key": "as cross, scored by the mean over all patches",
+    "all mean key": "as all, scored by the mean over all keys",
     "random drop": "random tokens dropped, others in each epoch",
     "oracle": "visual words only",
 }
@@ -55,7 +55,7 @@ def train_albef_arm(
     """
     titles, shown = pairs.titles, None
     recipe, _, which = arm.partition(" ") if arm.startswith("paper ") else ("calibrated", "", arm)
-    prune, _, key = which.partition(", ")
+    prune, _, key = which.partition(" ")
     changes: dict[str, object] = {"preset": "standard"}
     if prune in ("cross", "all"):
         changes = {"preset": recipe, "prune": prune, "key": "mean" if key else "first"}

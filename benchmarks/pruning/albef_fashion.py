@@ -42,8 +42,8 @@ START = AlbefTraining(
     hardening=1.0,
     preset="standard",
 )
-CONFIG = START.model_copy(update={"epochs": 8, "learning_rate": 1e-3, "hardening": 0.0})
-SECOND = CONFIG.model_copy(update={"epochs": 3, "learning_rate": 5e-4})
+CONFIG = START.model_copy(update={"epochs": 5, "learning_rate": 1e-3, "hardening": 0.0})
+SECOND = CONFIG.model_copy(update={"epochs": 2, "learning_rate": 5e-4})
 _FILES = ("first", "second", "test")
 
 

@@ -14,7 +14,7 @@ from indexing.durable import write_atomically
 from indexing.errors import BenchmarkError, ImageError
 from indexing.images import read_image
 from indexing.messages import reason, shown
-from search.sheet import SheetCell, cell_grid
+from indexing.sheet import SheetCell, cell_grid
 
 WORST = 12  # queries on a sheet
 ASKED, RIGHT = "#0b57d0", "#1a8f3c"  # frames of the query and of the right answer

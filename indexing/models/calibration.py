@@ -113,7 +113,7 @@ def pruning_at(
     """As `calibrated_pruning`, where `layers` make masks.
 
     Raises:
-        TrainingError: There are fewer than two scores.
+        TrainingError: There are fewer than two scores, or some are not finite.
     """
     base, temperature, trained = [], [], []
     for layer, (found, mask) in enumerate(zip(scores, prunable, strict=True)):
@@ -122,6 +122,10 @@ def pruning_at(
         if prunes and len(values) < 2:
             raise TrainingError(
                 f"token pruning cannot be calibrated on {len(values)} tokens: give more titles"
+            )
+        if prunes and not np.isfinite(values).all():
+            raise TrainingError(
+                "token pruning cannot be calibrated: the model's scores are not finite numbers"
             )
         # numpy: torch takes no quantile of more than 2**24 numbers.
         base.append(float(np.quantile(values, share)) if prunes else -math.inf)

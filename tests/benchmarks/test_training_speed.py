@@ -18,12 +18,10 @@ from typer.testing import CliRunner, Result
 import benchmarks.training_speed as speed
 import benchmarks.training_work as work_module
 from benchmarks.timing import Spread
+from benchmarks.training_clock import STANDARD, Arm, Clock, turns
 from benchmarks.training_speed import (
     ARMS,
     MASKS,
-    STANDARD,
-    Arm,
-    Clock,
     TrainingSpeed,
     count_flops,
     measure,
@@ -31,8 +29,8 @@ from benchmarks.training_speed import (
     rows,
     take_turns,
     train,
-    verdict,
 )
+from benchmarks.training_table import verdict
 from benchmarks.training_work import STEPS, Numbers, Pixels, Workload, draw_titles
 from indexing.errors import BenchmarkError, ModelError
 from indexing.models.clip import ClipEncoder
@@ -99,6 +97,25 @@ class TestWorkload:
             first.model.logit_scale.zero_()
         again = work.encoder().model.state_dict()
         assert all(torch.equal(value, again[name]) for name, value in before.items())
+
+    def test_pictures_and_pairs_may_be_others_than_the_architecture_s(self) -> None:
+        plain = workload()
+        work = Workload(None, "cpu", batch=6, title_tokens=20, side=48, pairs=50)
+        assert (plain.pixels.shape, len(plain.pairs)) == ((6, 3, 32, 32), 6 * (1 + STEPS))
+        assert (work.pixels.shape, len(work.pairs)) == ((6, 3, 48, 48), 50)
+        assert work.encoder().image_size == 48
+        assert work.encoder().model.encode_image(work.pixels).shape == (6, 8)
+
+    def test_a_longer_epoch_ends_where_no_step_is_timed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And its steps are those that they are."""
+        work = Workload(None, "cpu", batch=6, title_tokens=20, pairs=50)
+        watch = Watch(work, monkeypatch)
+        config = make_config("calibrated", epochs=1, batch_size=6, mask_steps=2)
+        kept = train(work, work.pairs, config, watch)
+        assert watch.seen == [MASKS] * 2 + [STANDARD] * (1 + STEPS)
+        assert kept is not None
 
     @pytest.mark.parametrize("tokens", [2, 78])
     def test_titles_that_the_model_cannot_read_are_refused(self, tokens: float) -> None:
@@ -188,6 +205,11 @@ class TestArms:
 
 
 class TestTurns:
+    def test_another_begins_each_round(self) -> None:
+        said: list[str] = []
+        assert "".join(turns("abc", 4, said.append)) == "abcbcacababc"
+        assert said == [f"round {n} of 4" for n in (1, 2, 3, 4)]
+
     def test_arms_take_turns_and_each_is_first_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Seconds are those of the steps after the first, by a clock that each arm sets."""
         now, turns = [0.0], []

@@ -46,7 +46,7 @@ def pruned(encoder: AlbefEncoder) -> AlbefEncoder:
     """Drops some of the tokens of TITLES, in the text encoder and before a picture."""
     pruning = Pruning(
         score="pre", key="first", base=(-0.05, -math.inf, -math.inf, 0.0),
-        trained=(True,) * 4, temperature=(1.0,) * 4, straight_through=True,
+        trained=(True,) * 4, temperature=(1.0,) * 4, straight_through=False,
         cumulative=True, multiply=False, keys="same", weight=0.5,
     )  # fmt: skip
     encoder.pruning = TokenPruning(pruning)

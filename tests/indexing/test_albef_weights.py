@@ -182,6 +182,7 @@ def test_lavis_retrieval_has_no_words(
     head = found.model.text_encoder.cls.predictions
     assert head.decoder.weight is found.model.text_encoder.bert.embeddings.word_embeddings.weight
     assert 0.01 < float(head.transform.dense.weight.detach().std()) < 0.3
+    torch.manual_seed(5)  # the words' head is drawn, but always the same
     assert load_albef(folder).fingerprint == found.fingerprint
 
 

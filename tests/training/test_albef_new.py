@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from indexing.errors import TrainingError
 from indexing.models.albef.config import AlbefConfig
 from training.albef.new import SIZES, learn_word_pieces, new_albef
 
@@ -100,7 +99,11 @@ def test_sizes_are_possible() -> None:
         assert size.text_layers - size.fusion_layer > 1  # else no cross-attention could prune
 
 
-def test_a_size_that_there_is_not_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="unknown size 'huge': give one of tiny, small, base"):
-        new_albef(["a b"], "huge", tmp_path, seed=0, device="cpu")
-    assert list(tmp_path.iterdir()) == []
+def test_pieces_are_of_words_as_the_tokenizer_sees_them(tmp_path: Path) -> None:
+    titles = ["Men's T-shirt 3.5 kg", "Men's T-shirt no. 3.5/kg"] * 2
+    encoder = new_albef(titles, "tiny", tmp_path, seed=0, device="cpu")
+    pieces = [
+        [titles[0][piece.start : piece.end] for piece in encoder.tokenizer.pieces(title)]
+        for title in titles[:1]
+    ]
+    assert pieces == [["Men's", "T", "shirt", "3.5", "kg"]]

@@ -192,7 +192,7 @@ def test_pictures_from_files_are_the_same_after_a_stop(
         images = (
             LockedImages(encoder, pairs.pictures, out / "features")
             if lock_image
-            else OpenImages(encoder, pairs.pictures, augment=0)
+            else OpenImages(encoder, pairs.pictures, augment=0, remember=True)
         )
 
         def on_step(step: Step) -> None:

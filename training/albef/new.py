@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenizers import BertWordPieceTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.trainers import WordPieceTrainer
 
 from indexing.durable import replace_bytes
-from indexing.errors import TrainingError
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import AlbefEncoder, new_encoder
+from indexing.models.albef.tokenizer import cut_into_words
 
 # `base` is the size of the public checkpoints. All have six text and six fusion layers but
 # `tiny`, which is for experiments without a GPU.
@@ -39,12 +41,7 @@ def new_albef(
     """An untrained model of one of SIZES; the same for the same titles, size and seed.
 
     Writes its vocab.txt to `folder`.
-
-    Raises:
-        TrainingError: No such size.
     """
-    if size not in SIZES:
-        raise TrainingError(f"unknown size {size!r}: give one of {', '.join(SIZES)}")
     vocab_file = folder / "vocab.txt"
     config = AlbefConfig(vocab_size=write_word_pieces(titles, vocab_file), **SIZES[size])
     return new_encoder(config, vocab_file, seed=seed, device=device)
@@ -62,7 +59,8 @@ def learn_word_pieces(titles: Sequence[str], size: int) -> list[str]:
 
     The same for the same titles, in whatever order.
     """
-    tokenizer = BertWordPieceTokenizer(lowercase=True)
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    cut_into_words(tokenizer)
     distinct = sorted(set(titles))
     normalise = tokenizer.normalizer.normalize_str
     words = Counter(
@@ -78,8 +76,7 @@ def learn_word_pieces(titles: Sequence[str], size: int) -> list[str]:
     # All are named: the trainer itself numbers characters, and breaks ties between them, as its
     # hash maps happen to lie in this process.
     named = [*_SPECIAL, *sorted(kept), *(f"##{character}" for character in sorted(inner))]
-    tokenizer.train_from_iterator(
-        iter(distinct),
+    trainer = WordPieceTrainer(
         vocab_size=size,
         min_frequency=2,
         limit_alphabet=len(kept),
@@ -87,5 +84,6 @@ def learn_word_pieces(titles: Sequence[str], size: int) -> list[str]:
         special_tokens=[*named],
         show_progress=False,
     )
+    tokenizer.train_from_iterator(iter(distinct), trainer)
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return sorted(vocabulary, key=lambda piece: vocabulary[piece])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -65,10 +67,15 @@ def make_albef_config(
 
 
 def prepare_albef_pruning(
-    encoder: AlbefEncoder, config: AlbefTraining, pairs: Pairs, images: ImageSide
+    encoder: AlbefEncoder,
+    config: AlbefTraining,
+    pairs: Pairs,
+    images: ImageSide,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Gives the encoder the token pruning that a recipe starts with, or takes it away; see
-    `prepare_pruning`, which does so for CLIP.
+    `prepare_pruning`, which does so for CLIP. `progress` is told how far the pictures are that
+    thresholds are taken from.
 
     Raises:
         TrainingError: `paper` is to start from an encoder that prunes already; or none of the
@@ -88,25 +95,30 @@ def prepare_albef_pruning(
     if preset == "paper":
         pruning = paper_albef_pruning(encoder.config, config.prune)
     else:
-        pruning = _calibrated(encoder, config, pairs, images)
+        pruning = _calibrated(encoder, config, pairs, images, progress)
     encoder.pruning = TokenPruning(pruning).to(encoder.device)
 
 
 def _calibrated(
-    encoder: AlbefEncoder, config: AlbefTraining, pairs: Pairs, images: ImageSide
+    encoder: AlbefEncoder,
+    config: AlbefTraining,
+    pairs: Pairs,
+    images: ImageSide,
+    progress: Callable[[int, int], None],
 ) -> Pruning:
     """Thresholds out of the scores of up to 2,048 titles beside their own pictures."""
     # Catalogs are often sorted.
     rows = np.random.default_rng(0).permutation(len(pairs))[:TITLES]
     batches = np.array_split(rows, max(1, len(rows) // _BATCH))
     found, prunable = [], []
-    for part, pictures in images.batches(batches, 0):
+    for number, (part, pictures) in enumerate(images.batches(batches, 0), 1):
         if len(part):
             ids = encoder.tokenizer([pairs.titles[row] for row in part])
             mask = encoder.tokenizer.mask(ids)
             seen = observe(encoder.model, ids, mask, pictures, "pre", config.key)
             found.append(seen[0])
             prunable.append(seen[1])
+        progress(number, len(batches))
     if not found:
         raise TrainingError("none of the pictures can be read: check the images folder")
     scores = [torch.cat(parts) for parts in zip(*found, strict=True)]

@@ -29,6 +29,7 @@ def train_albef(
     config: AlbefTraining,
     *,
     shown: Shown | None = None,
+    on_calibration: Callable[[int, int], None] = lambda done, total: None,
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> list[Epoch]:
@@ -39,6 +40,7 @@ def train_albef(
 
     Args:
         shown: what is read of titles, for experiments; None: all.
+        on_calibration: told how many of how many batches thresholds have been taken from.
 
     Raises:
         TrainingError, KeyboardInterrupt: as `train_clip`.
@@ -47,7 +49,7 @@ def train_albef(
     with ranks.first_alone():  # it may still be writing what the others are to read
         run, saved = stopped_run(encoder, pairs, validation, out, config)
         if saved is None:
-            prepare_albef_pruning(encoder, config, pairs, images)
+            prepare_albef_pruning(encoder, config, pairs, images, on_calibration)
         else:
             saved.restore_pruning(encoder)
         model = encoder.model

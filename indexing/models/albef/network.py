@@ -85,6 +85,7 @@ def _start(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=_SPREAD)
     if isinstance(module, nn.Linear):
         # Narrow layers would pass on next to nothing, and [CLS] would never hear of the words.
+        # (The word embeddings get this spread, too: they are the weights of the last decoder.)
         spread = _SPREAD * math.sqrt(_WIDTH / module.in_features)
         nn.init.trunc_normal_(module.weight, std=spread)
     if isinstance(module, nn.Linear) and module.bias is not None:

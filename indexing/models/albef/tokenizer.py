@@ -37,15 +37,7 @@ class AlbefTokenizer(PieceTokenizer):
                 f"{vocab_file} has {lines:,} tokens and the model {config.vocab_size:,}"
             )
         tokenizer = Tokenizer(WordPiece(ids, unk_token=_UNKNOWN))
-        tokenizer.normalizer = normalizers.Sequence(
-            [
-                normalizers.Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
-                normalizers.Replace(Regex("[-/]"), " "),
-                normalizers.Replace(Regex("(?i)<person>"), "person"),
-                normalizers.BertNormalizer(lowercase=True),
-            ]
-        )
-        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        cut_into_words(tokenizer)
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{_CLS} $A {_SEP}", special_tokens=[(_CLS, ids[_CLS]), (_SEP, ids[_SEP])]
         )
@@ -60,6 +52,19 @@ class AlbefTokenizer(PieceTokenizer):
     def mask(self, ids: Tensor) -> Tensor:
         """Where ids are no padding, bool of their shape."""
         return ids != self.pad_id
+
+
+def cut_into_words(tokenizer: Tokenizer) -> None:
+    """Makes a tokenizer see words as ALBEF does, before they are cut into pieces."""
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"""[,.'!?"()*#:;~]"""), ""),
+            normalizers.Replace(Regex("[-/]"), " "),
+            normalizers.Replace(Regex("(?i)<person>"), "person"),
+            normalizers.BertNormalizer(lowercase=True),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
 
 
 def _read_vocabulary(path: Path) -> tuple[dict[str, int], int]:

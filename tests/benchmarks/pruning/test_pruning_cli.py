@@ -13,7 +13,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from benchmarks.pruning import cli, fashion, runs, toy
+from benchmarks.pruning import albef_fashion, albef_toy, cli, fashion, runs, toy
+from benchmarks.pruning.albef_arms import ARMS as ALBEF_ARMS
 from benchmarks.pruning.arms import ARMS
 from indexing.errors import BenchmarkError
 
@@ -38,6 +39,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(toy, "make_start", partial(make, "toy"))
     monkeypatch.setattr(fashion, "prepare", lambda data, work: make(str(data), work / "start"))
+    monkeypatch.setattr(albef_toy, "make_start", partial(make, "albef toy"))
+    monkeypatch.setattr(
+        albef_fashion, "prepare", lambda data, work: make(f"albef {data}", work / "start")
+    )
     return names
 
 
@@ -47,13 +52,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def run_all(
-        run_arm: Any, arms: Sequence[str], seeds: int, file: Path, workers: int, note: Any
+        run_arm: Any,
+        arms: Sequence[str],
+        seeds: int,
+        file: Path,
+        workers: int,
+        note: Any,
+        *,
+        reference: str,
     ) -> list[dict[str, Any]]:
         note("[an arm], seed 0")
         calls.append(
             {
                 **{"run": run_arm.func, "with": run_arm.keywords, "arms": list(arms)},
-                **{"seeds": seeds, "file": file, "workers": workers},
+                **{"seeds": seeds, "file": file, "workers": workers, "reference": reference},
             }
         )
         measures = [f"{t} R@{k}" for t in ("picture", "title", "clean") for k in (1, 5, 10)]
@@ -73,6 +85,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         (["--arms", "standard,papre"], "unknown arm 'papre': give some of standard, paper, "),
         (["--arms", "second standard"], "unknown arm 'second standard': give some of"),
         (["--arms", "standard,truncated"], "keep as much as the arm calibrated: add it"),
+        (["--model", "blip"], "--model blip: give clip or albef"),
+        (["--model", "albef", "--arms", "online"], "unknown arm 'online': give some of standard, "),
+        (["--model", "albef", "--arms", "random drop,cross"], "keep as much as the arm all: add"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(
@@ -102,7 +117,7 @@ def test_drawn_products_are_the_default(
         {
             **{"run": toy.run_arm, "with": {"start": out / "drawn" / "start"}},
             **{"arms": list(ARMS), "seeds": 3, "workers": 3},
-            "file": out / "drawn" / "results.jsonl",
+            **{"file": out / "drawn" / "results.jsonl", "reference": "calibrated"},
         }
     ]
     page = (out / "drawn" / "report.md").read_text()
@@ -135,10 +150,33 @@ def test_real_titles_have_a_folder_and_second_stages_of_their_own(
     assert "| second calibrated − second standard | +0.100 " in page
 
 
+def test_albef_has_folders_arms_and_starts_of_its_own(
+    made: list[str], asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out, data = tmp_path / "out", tmp_path / "data"
+    for arguments in ([], ["--data", data], ["--arms", "all, cross mean key"]):
+        result = run("--out", out, "--seeds", 2, "--model", "albef", *arguments)
+        assert result.exit_code == 0, result.exception
+    assert made == ["albef toy", f"albef {data}"]
+    seconds = ["second standard", "second cross", "second all"]
+    drawn, real, some = asked
+    assert drawn["run"] is some["run"] is albef_toy.run_arm
+    assert drawn["with"] == {"start": out / "drawn-albef" / "start"}
+    assert real["run"] is albef_fashion.run_arm
+    assert real["with"] == {"data": data, "work": out / "real-albef"}
+    assert drawn["arms"] == real["arms"] == [*ALBEF_ARMS, *seconds]
+    assert some["arms"] == ["all", "cross mean key"]
+    assert {call["reference"] for call in asked} == {"all"}
+    assert real["file"] == out / "real-albef" / "results.jsonl"
+    page = (out / "real-albef" / "report.md").read_text()
+    assert page.startswith("# Token pruning with ALBEF on real titles\n")
+    assert "| second all − second standard | +0.200 " in page
+
+
 def test_ctrl_c_says_that_it_can_go_on(
     made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runs, "run_all", stop)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,8 +219,22 @@ def test_left_of_the_plot_are_the_gains_over_standard(drawn: Figure) -> None:
     assert dots["truncated"] == pytest.approx([0.0])
     assert dots["second standard"] == pytest.approx([10.0])
     assert bars.keys() == {"calibrated"}
+    marked = {names[int(np.asarray(line.get_ydata())[0])] for line in gains.get_lines()[:-1]
+              if line.get_color() == "#0b57d0"}  # fmt: skip
+    assert marked == {"calibrated"}
     half = 100 * 12.706 * 0.02  # differences in R@5 of 0.06 and 0.10
     assert bars["calibrated"] == pytest.approx([8 - half, 8 + half])
+
+
+def test_an_experiment_says_which_arms_are_marked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[Figure] = []
+    monkeypatch.setattr(report, "save", lambda plot, file: found.append(plot))
+    write_report(replace(EXPERIMENT, ours=("truncated",)), RESULTS, tmp_path, "")
+    colours = [line.get_color() for line in found[0].axes[0].get_lines()]
+    assert colours.count("#0b57d0") == 1  # of one seed: a dot and no bar
+    assert colours.count("#6b6b6b") == 3
 
 
 def test_right_of_the_plot_are_the_words_kept(drawn: Figure) -> None:

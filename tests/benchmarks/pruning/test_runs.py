@@ -21,6 +21,7 @@ from indexing.errors import BenchmarkError, ShoplensError, TrainingError
 Call = tuple[str, int, float]
 FIRST = ["standard", "paper", "online", "calibrated", "oracle"]
 LATER = ["random drop", "fixed types", "truncated", "second standard", "second calibrated"]
+SHARES = {"calibrated": 0.25, "all": 0.75}
 ALL = [*FIRST[:4], *LATER[:3], "oracle", *LATER[3:]]
 
 
@@ -145,6 +146,16 @@ def test_the_share_may_come_from_the_file(pool: Turns, file: Path) -> None:
     arms = Arms()
     run_all(arms, ["calibrated", "random drop"], 1, file, 1, no_note)
     assert arms.calls == [("random drop", 0, 0.25)]
+
+
+def test_the_controls_may_follow_another_arm(pool: Turns, file: Path) -> None:
+    lines = [f'{{"arm": "{arm}", "seed": 0, "share": {share}}}' for arm, share in SHARES.items()]
+    file.write_text("\n".join(lines) + "\n")
+    arms, chosen = Arms(), [*SHARES, "random drop", "second all"]
+    run_all(arms, chosen, 1, file, 1, no_note, reference="all")
+    assert arms.calls == [("random drop", 0, 0.75), ("second all", 0, 0.75)]
+    with pytest.raises(BenchmarkError, match="keep as much as the arm all: add it"):
+        run_all(arms, ["calibrated", "random drop"], 1, file, 1, no_note, reference="all")
 
 
 def test_an_arm_that_is_given_twice_is_run_once(pool: Turns, file: Path) -> None:

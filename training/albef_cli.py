@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,7 @@ from indexing.cli import (
     say_left_out,
 )
 from training.options import (
+    PRESETS,
     Augment,
     Catalogs,
     CheckpointActivations,
@@ -23,7 +25,6 @@ from training.options import (
     Device,
     Out,
     PrecisionChoice,
-    Preset,
     SecondStage,
     Seed,
     ValidationShare,
@@ -36,11 +37,16 @@ if TYPE_CHECKING:
     from indexing.models.albef.encoder import AlbefEncoder
     from training.data import Pairs
 
+logger = logging.getLogger(__name__)
+
 
 def albef(
     catalogs: Catalogs,
     out: Out,
-    preset: Preset = "calibrated",
+    preset: Annotated[
+        str | None,
+        typer.Option(help=PRESETS, show_default="calibrated; untrained: standard"),
+    ] = None,
     prune: Annotated[
         str,
         typer.Option(
@@ -131,13 +137,16 @@ def albef(
 
     Three losses: contrast with a momentum queue, matching with hard negatives, and hidden
     words. Files, stops and several GPUs are as with `shoplens train clip`. Without --from an
-    untrained model learns from this catalog alone: give it many products.
+    untrained model learns from this catalog alone: give it many products. It reads whole titles,
+    as it cannot know yet which words a picture shows; teach it that in a second stage.
 
     Example, from a public checkpoint with bert-base-uncased's vocab.txt beside it:
 
         shoplens train albef catalog.csv --out my-albef --from albef:ALBEF.pth --batch-size 32
 
-        shoplens train albef catalog.csv --out my-albef --size tiny --epochs 20
+        shoplens train albef catalog.csv --out first --size tiny --epochs 20
+
+        shoplens train albef catalog.csv --out second --from first --second-stage
     """
     from pydantic import ValidationError
 
@@ -152,7 +161,7 @@ def albef(
 
     try:
         config = make_albef_config(
-            preset,
+            preset or ("standard" if start is None else "calibrated"),
             second_stage=second_stage,
             untrained=start is None,
             prune=prune,
@@ -179,6 +188,11 @@ def albef(
     if size not in SIZES:
         raise TrainingError(f"--size {size}: give one of {', '.join(SIZES)}")
     require_folder(second_stage, start, "an untrained model", "albef")
+    if start is None and config.preset != "standard":
+        logger.warning(
+            "an untrained model may drop nearly every word: train it with --preset standard, then "
+            "go on with --from OUT --second-stage"
+        )
     keep_freed_memory()
     with resumable(), joined(device) as chosen:
         place = usable_device(chosen)

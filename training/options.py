@@ -16,15 +16,12 @@ Catalogs = Annotated[
     list[Path], typer.Argument(metavar="CATALOG…", help="What `shoplens index` reads.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the model; a stopped run goes on.")]
-Preset = Annotated[
-    str,
-    typer.Option(
-        help="calibrated: learn which title tokens to leave out (MML-TP), with thresholds "
-        "that start from these titles; a model that prunes already goes on with its own. "
-        "paper: MML-TP as printed, from a model that does not prune. standard: read whole "
-        "titles."
-    ),
-]
+PRESETS = (
+    "calibrated: learn which title tokens to leave out (MML-TP), with thresholds that start from "
+    "these titles; a model that prunes already goes on with its own. paper: MML-TP as printed, "
+    "from a model that does not prune. standard: read whole titles."
+)
+Preset = Annotated[str, typer.Option(help=PRESETS)]
 SecondStage = Annotated[
     bool,
     typer.Option("--second-stage", help="Go on from a fine-tuned folder (--from) for 5 epochs."),

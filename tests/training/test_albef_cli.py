@@ -48,12 +48,13 @@ def opened(folder: Path) -> AlbefEncoder:
     return encoder
 
 
-def test_from_a_catalog_to_a_search(catalog: Path) -> None:
+def test_from_a_catalog_to_a_search(catalog: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = catalog.parent
-    result = train(catalog, "model", *QUICK)
+    result = train(catalog, "model", *QUICK, "--preset", "calibrated")
     assert result.exit_code == 0, result.output
     assert "pairs to train on" in result.output
     assert "Title tokens kept" in result.output
+    assert "an untrained model may drop nearly every word" in caplog.text
     encoder = opened(folder / "model")
     assert encoder.has_match
     assert encoder.pruning is not None
@@ -94,6 +95,17 @@ def test_from_a_catalog_to_a_search(catalog: Path) -> None:
         message = f"{start} is no CLIP model: see `shoplens train albef`"
         assert str(refused.exception) == message
     assert not (folder / "clip").exists()
+
+
+def test_an_untrained_model_reads_whole_titles_and_a_trained_one_learns_to_prune(
+    catalog: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(catalog, "first", *QUICK).exit_code == 0
+    assert opened(catalog.parent / "first").pruning is None
+    start = ["--from", str(catalog.parent / "first")]
+    assert train(catalog, "second", *QUICK, *start).exit_code == 0
+    assert opened(catalog.parent / "second").pruning is not None
+    assert "may drop nearly every word" not in caplog.text
 
 
 def test_a_run_that_was_stopped_goes_on(catalog: Path, monkeypatch: pytest.MonkeyPatch) -> None:

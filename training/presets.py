@@ -11,6 +11,7 @@ from indexing.models.clip import ClipEncoder
 from indexing.models.pruned_text import text_tower
 from indexing.models.token_pruning import TokenPruning, paper_pruning
 from training.config import Preset, TrainConfig
+from training.encoders import TrainedEncoder
 
 # What a recipe sets differently from TrainConfig. `paper` is the CLIP column of Hu et al.
 # 2024, section 4.1, to the letter: 5e-6 rises to 2e-5 in 10 of 100 epochs and falls back, for
@@ -56,6 +57,25 @@ def chosen_settings(
     return {"preset": preset, **settings, **chosen}
 
 
+def starts_pruning(encoder: TrainedEncoder, preset: Preset | None) -> bool:
+    """Whether a recipe gives the encoder a new token pruning; `standard` takes away what it has.
+
+    Raises:
+        TrainingError: `paper` is to start from an encoder that prunes already.
+    """
+    if preset is None or (preset == "calibrated" and encoder.pruning is not None):
+        return False
+    if preset == "standard":
+        encoder.pruning = None
+        return False
+    if encoder.pruning is not None:
+        raise TrainingError(
+            f"{encoder.name} prunes tokens already, and --preset paper starts from printed "
+            "thresholds: give another --from, or go on with --preset calibrated"
+        )
+    return True
+
+
 def prepare_pruning(encoder: ClipEncoder, preset: Preset | None, titles: Sequence[str]) -> None:
     """Gives the encoder the token pruning that a recipe starts with, or takes it away.
 
@@ -67,16 +87,8 @@ def prepare_pruning(encoder: ClipEncoder, preset: Preset | None, titles: Sequenc
         TrainingError: The text tower cannot prune; or `paper` is to start from an encoder
             that prunes already, which the printed thresholds do not fit.
     """
-    if preset is None or (preset == "calibrated" and encoder.pruning is not None):
+    if not starts_pruning(encoder, preset):
         return
-    if preset == "standard":
-        encoder.pruning = None
-        return
-    if encoder.pruning is not None:
-        raise TrainingError(
-            f"{encoder.name} prunes tokens already, and --preset paper starts from printed "
-            "thresholds: give another --from, or go on with --preset calibrated"
-        )
     # Catalogs are often sorted, and calibration looks at the first titles.
     mixed = random.Random(0).sample(titles, len(titles))
     try:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.pruning import albef_toy
 from benchmarks.pruning.albef_arms import kept_words, train_albef_arm
 from benchmarks.pruning.fashion import Lexicon, held_out_pairs, kept_by_kind, training_pairs
 from benchmarks.pruning.runs import Result
@@ -23,7 +24,6 @@ from indexing.images import read_image
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.albef.weights import load_albef
-from training.albef.config import AlbefTraining
 from training.albef.new import write_word_pieces
 from training.albef.train import train_albef
 from training.data import Pairs
@@ -32,16 +32,7 @@ from training.validation import first_hit_ranks, recall_at
 Rows = NDArray[np.int64]
 SIZE = 48  # pixels of a side; the pictures have 60 x 80
 PAIRS = 6000  # of an arm
-START = AlbefTraining(
-    epochs=10,
-    batch_size=250,
-    learning_rate=2e-3,
-    warm_up=0.1,
-    momentum=0.95,
-    queue_size=2000,
-    hardening=1.0,
-    preset="standard",
-)
+START = albef_toy.START.model_copy(update={"epochs": 10})
 CONFIG = START.model_copy(update={"epochs": 5, "learning_rate": 1e-3, "hardening": 0.0})
 SECOND = CONFIG.model_copy(update={"epochs": 2, "learning_rate": 5e-4})
 _FILES = ("first", "second", "test")

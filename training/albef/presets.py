@@ -19,7 +19,7 @@ from indexing.models.token_pruning import Pruning, TokenPruning
 from training.albef.config import AlbefTraining
 from training.data import Pairs
 from training.images import ImageSide
-from training.presets import chosen_settings
+from training.presets import chosen_settings, starts_pruning
 
 # `paper` is the ALBEF column of Hu et al. 2024, section 4.1, with the schedule of ALBEF's own
 # pre-training: 1e-5 rises to 1e-4 in 2,000 of 80,000 steps and falls back. Its queue of 65,536
@@ -81,18 +81,9 @@ def prepare_albef_pruning(
         TrainingError: `paper` is to start from an encoder that prunes already; or none of the
             pictures that thresholds are taken from can be read.
     """
-    preset = config.preset
-    if preset is None or (preset == "calibrated" and encoder.pruning is not None):
+    if not starts_pruning(encoder, config.preset):
         return
-    if preset == "standard":
-        encoder.pruning = None
-        return
-    if encoder.pruning is not None:
-        raise TrainingError(
-            f"{encoder.name} prunes tokens already, and --preset paper starts from printed "
-            "thresholds: give another --from, or go on with --preset calibrated"
-        )
-    if preset == "paper":
+    if config.preset == "paper":
         pruning = paper_albef_pruning(encoder.config, config.prune)
     else:
         pruning = _calibrated(encoder, config, pairs, images, progress)

@@ -91,8 +91,8 @@ class AlbefMethod:
         self._model = encoder.model
         self._device = torch.device(encoder.device)
         self._tokens = encoder.tokenizer(pairs.titles)
-        self._keys = torch.from_numpy(pairs.keys)
-        self._units = torch.from_numpy(units(pairs)[0])
+        self._keys = torch.from_numpy(pairs.keys).to(self._device)
+        self._units = torch.from_numpy(units(pairs)[0]).to(self._device)
         self._momentum = momentum
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._config = config
@@ -241,12 +241,10 @@ class AlbefMethod:
         return (to_texts + to_images) / 2
 
     def _relations(self, rows: Rows, others: Tensor) -> Relations:
-        own, other = torch.from_numpy(rows), others.cpu()
-        empty = other == NOBODY
-        positive = (self._keys[own][:, None] == self._keys[other]) & ~empty
-        linked = self._units[own][:, None] == self._units[other]
-        ignored = (linked & ~positive) | empty
-        return Relations(positive.to(self._device), ignored.to(self._device))
+        own, empty = torch.from_numpy(rows).to(self._device), others == NOBODY
+        positive = (self._keys[own][:, None] == self._keys[others]) & ~empty
+        linked = self._units[own][:, None] == self._units[others]
+        return Relations(positive, (linked & ~positive) | empty)
 
     def _matching(
         self,
@@ -260,8 +258,8 @@ class AlbefMethod:
         step: int,
     ) -> Tensor:
         """ITM: each pair, each text with a hard picture, each picture with a hard text."""
-        unit = self._units[torch.from_numpy(chunk.rows)]
-        alike = (unit[:, None] == unit).to(self._device)
+        unit = self._units[torch.from_numpy(chunk.rows).to(self._device)]
+        alike = unit[:, None] == unit
         temp, hard = self._model.temp.detach(), self._hardness(step)
         to_images = hard * _scores(vectors, chunk.slow_images, temp)
         to_texts = hard * _scores(images, chunk.slow_texts, temp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -315,7 +316,12 @@ def test_a_run_from_a_catalog_file(tmp_path: Path, encoder: ClipEncoder, pairs: 
     assert [json.loads(line)["loss"] for line in lines] == [epoch.loss for epoch in history]
 
 
-def test_the_log_has_every_figure_and_forgets_what_is_done_again(tmp_path: Path) -> None:
+def test_the_log_has_every_figure_and_forgets_what_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files of one second are read in the order of their names, where 10 comes before 9.
+    seconds = itertools.count(1_700_000_000)
+    monkeypatch.setattr("time.time", lambda: float(next(seconds)))
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def step(number: int, loss: float) -> Step:

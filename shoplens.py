@@ -24,6 +24,7 @@ import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.pruning.cli
 import benchmarks.speed_cli
+import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
 import indexing.convert_cli
@@ -119,13 +120,17 @@ bench = typer.Typer(
 )
 
 app.command()(indexing.cleaning_cli.clean)
+app.command()(indexing.changing_cli.compact)
 app.command()(indexing.convert_cli.convert)
+app.command()(indexing.changing_cli.delete)
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
 app.command()(indexing.explaining_cli.explain)
 app.command()(indexing.cli.index)
 app.command()(indexing.cli.info)
+app.command()(indexing.changing_cli.rollback)
 app.command()(search.cli.search)
+app.command()(indexing.changing_cli.update)
 app.add_typer(train, name="train")
 train.command()(training.albef_cli.albef)
 train.command()(training.cli.clip)

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexing.errors import BenchmarkError, IndexMismatchError, ModelError
+from indexing.manifest import check_encoder
 from indexing.models import load_encoder
-from indexing.store import OpenIndex, check_encoder, open_index
+from indexing.store import OpenIndex, open_index
 
 Floats = NDArray[np.float32]
 

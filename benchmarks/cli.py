@@ -199,8 +199,9 @@ def _split_tasks(split: str, data: Path, images_root: Path | None) -> list[Task]
 
 def _subject(name: str) -> Subject:
     from benchmarks.retrieval.run import Subject
+    from indexing.manifest import MANIFEST, read_manifest
     from indexing.models import load_encoder
-    from indexing.store import MANIFEST, open_index, read_manifest
+    from indexing.store import open_index
 
     if not (Path(name) / MANIFEST).is_file():
         return Subject(load_encoder(name))

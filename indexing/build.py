@@ -4,68 +4,56 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from indexing.catalog import Catalog, Reject
-from indexing.durable import sha256_of
-from indexing.embed import (
-    BATCH_SIZE,
-    SHARD_SIZE,
-    Embedded,
-    Progress,
-    VectorCache,
-    embed_pictures,
+from indexing.catalog import Catalog
+from indexing.catalog_vectors import (
+    CatalogVectors,
+    add_known,
+    count,
+    read_catalog_vectors,
+    scratch_folder,
 )
+from indexing.committing import (
+    commit,
+    file_records,
+    locked_folder,
+    next_segment,
+    next_version,
+    remove_unneeded,
+)
+from indexing.embed import BATCH_SIZE, SHARD_SIZE, Progress, VectorCache
 from indexing.errors import CatalogError, IndexFolderError
-from indexing.messages import printable
-from indexing.models.protocol import Encoder
-from indexing.spool import ROWS, Spool, spool
-from indexing.store import (
-    FAISS_INDEX,
-    FILES,
+from indexing.manifest import (
     IMAGES,
     PRODUCTS,
     REJECTS,
-    SCHEMA_VERSION,
-    VECTORS,
+    REMOVED,
     EncoderRecord,
-    FileRecord,
     IndexCounts,
-    IndexRecord,
-    Manifest,
-    commit,
-    locked_folder,
-    next_generation,
-    open_index,
-    remove_leftovers,
+    SegmentRecord,
 )
-from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
-from indexing.vectors import ExactIndex
+from indexing.models.protocol import Encoder
+from indexing.segment_files import keys_of, write_tables, write_vectors
+from indexing.store import OpenIndex
 
 # Above this share of missing pictures, a disk or server is taken to be out of reach.
 MAX_MISSING = 0.05
-
-Mask = NDArray[np.bool_]
+_TABLES = (PRODUCTS, IMAGES, REMOVED, REJECTS)
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did."""
+    """What a build or an update did."""
 
     folder: Path
     rejects: Path  # JSON lines: every row and picture that could not be used
-    counts: IndexCounts
+    counts: IndexCounts  # of the catalog's rows
+    images: int  # that the index holds now
     encoded: int  # pictures that went through the encoder
     reused: int  # pictures whose vectors were there already
     up_to_date: bool  # nothing had changed, and the index was left as it was
@@ -88,47 +76,36 @@ def build_index(
     accept_missing: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build the index of `catalog` in the folder `out`, or bring it up to date.
+    """Build the index of `catalog` in the folder `out`, or make it anew.
 
     Pictures that the folder has vectors of, from the same encoder, are not encoded again;
-    so does a build that was stopped go on. The old index serves until the new one is
+    so does a build that was stopped go on. The old version serves until the new one is
     complete. A product none of whose pictures can be used becomes a rejected row.
 
     Raises CatalogError where no product is left, and IndexFolderError for a folder that
-    holds something else, is being built by another process, or cannot be written. So it
-    does where more than MAX_MISSING of the pictures that are in the old index and still in
+    holds something else, is being written by another process, or cannot be written. So it
+    does where more than MAX_MISSING of the pictures that are in the old version and still in
     the catalog cannot be read or fetched any more, unless `accept_missing`.
     """
     started = time.monotonic()
-    with locked_folder(out) as staging, _scratch_folder(staging) as scratch:
+    with locked_folder(out, "build") as staging, scratch_folder(staging) as scratch:
         cache = VectorCache(staging / encoder.fingerprint[:16], encoder.dim)
-        previous = _add_previous(cache, out, encoder)
-        work, tables = scratch / "generation", scratch / "found"
+        previous = add_known(cache, out, encoder)
+        work = scratch / "segment"
         work.mkdir()
-        tables.mkdir()
-        with (work / REJECTS).open("w", encoding="utf-8") as rejects:
-
-            def reject(item: Reject) -> None:
-                rejects.write(item.to_json() + "\n")
-
-            found = spool(catalog, tables, reject)
-            embed_started = time.monotonic()
-            embedded = embed_pictures(
-                found.pictures(),
-                found.images.num_rows,
-                encoder,
-                cache,
-                batch_size=batch_size,
-                shard_size=shard_size,
-                progress=progress,
-            )
-            embed_seconds = time.monotonic() - embed_started
-            usable = _usable_products(found, embedded)
-            for item in _picture_rejects(found, embedded, usable):
-                reject(item)
-        if previous is not None and embedded.unread and not accept_missing:
-            _refuse_missing(out, previous, found, embedded)
-        counts = _counts(catalog, embedded, usable)
+        read = read_catalog_vectors(
+            catalog,
+            encoder,
+            cache,
+            scratch,
+            work / REJECTS,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            progress=progress,
+        )
+        if previous is not None and read.embedded.unread and not accept_missing:
+            _refuse_missing(previous, read)
+        counts = count(catalog, read, read.usable)
         if not counts.products:
             (work / REJECTS).replace(out / REJECTS)
             shutil.rmtree(staging)  # without a vector of this catalog
@@ -136,183 +113,80 @@ def build_index(
                 f"no usable product: {counts.rows} rows and {counts.images_rejected} pictures "
                 f"rejected, see {out / REJECTS}"
             )
-        _write_products(work / PRODUCTS, found, usable)
-        _write_images(work / IMAGES, found, embedded, usable)
-        manifest = Manifest(
-            schema_version=SCHEMA_VERSION,
-            shoplens_version=_version(),
-            created=datetime.now(timezone.utc).replace(microsecond=0),
-            generation=next_generation(out),
-            encoder=EncoderRecord(
-                name=encoder.name, fingerprint=encoder.fingerprint, dim=encoder.dim
-            ),
-            index=IndexRecord(),
-            counts=counts,
-            files=_records(work, (PRODUCTS, IMAGES, REJECTS)),
+        write_tables(work, read, read.usable)
+        record = EncoderRecord.of(encoder)
+        up_to_date = (
+            previous is not None
+            and previous.manifest.encoder == record
+            and _same(previous, work, counts)
         )
-        up_to_date = previous is not None and _same(previous, manifest)
         if previous is not None and up_to_date:
-            manifest = previous
-            remove_leftovers(out, manifest.generation)
+            manifest = previous.manifest
+            remove_unneeded(out, manifest)
         else:
-            _write_vectors(work / VECTORS, embedded, cache, encoder.dim)
-            _write_faiss(work / FAISS_INDEX, work / VECTORS)
-            manifest = manifest.model_copy(update={"files": _records(work, FILES)})
-            commit(out, work, manifest)
+            keys = keys_of(read, read.usable)
+            segment = SegmentRecord(
+                name=next_segment(out),
+                index=write_vectors(work, keys, cache, encoder.dim),
+                counts=counts,
+                removed=0,
+                files=file_records(work),
+            )
+            manifest = next_version(
+                out,
+                f"index of {catalog.path.name}",
+                record,
+                [segment],
+                counts.products,
+                counts.images,
+            )
+            commit(out, manifest, {segment.name: work})
+        shutil.rmtree(staging, ignore_errors=True)  # all of it is in the segment
         return BuildReport(
             folder=out,
-            rejects=out / manifest.generation / REJECTS,
+            rejects=out / manifest.segments[-1].name / REJECTS,
             counts=counts,
-            encoded=embedded.encoded,
-            reused=embedded.reused,
+            images=manifest.images,
+            encoded=read.embedded.encoded,
+            reused=read.embedded.reused,
             up_to_date=up_to_date,
             seconds=time.monotonic() - started,
-            embed_seconds=embed_seconds,
+            embed_seconds=read.embed_seconds,
         )
 
 
-def _add_previous(cache: VectorCache, out: Path, encoder: Encoder) -> Manifest | None:
-    """Make the vectors of the index in `out` known; its manifest, or None where there is
-    no whole index of this encoder."""
-    try:
-        previous = open_index(out, encoder=encoder)
-    except IndexFolderError:
-        return None
-    cache.add_array([bytes.fromhex(key) for key in previous.images.sha256], previous.vectors)
-    return previous.manifest
-
-
-@contextmanager
-def _scratch_folder(staging: Path) -> Iterator[Path]:
-    """A folder for what each run makes anew."""
-    folder = staging / "scratch"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _refuse_missing(out: Path, previous: Manifest, found: Spool, embedded: Embedded) -> None:
-    """Raise IndexFolderError where so many pictures are missing that the old index is the
+def _refuse_missing(previous: OpenIndex, read: CatalogVectors) -> None:
+    """Raise IndexFolderError where so many pictures are missing that the old version is the
     better one."""
-    old = out / previous.generation
-    held = _with_ids(pq.read_table(old / IMAGES), old / PRODUCTS)
-    named = _with_ids(found.images, found.products)
-    named = named.append_column("number", pa.array(np.arange(len(named))))
+    held = pa.table(
+        {
+            "id": previous.products.table["id"].take(pa.array(previous.images.product)),
+            "location": previous.images.column("location"),
+        }
+    )
+    images = read.found.images
+    named = pa.table(
+        {
+            "id": read.found.ids().take(images["product"]),
+            "location": images["location"],
+            "number": np.arange(len(images)),
+        }
+    )
     both = named.join(held, ["id", "location"], join_type="left semi")["number"].to_numpy()
-    missing = np.intersect1d(both, embedded.unread)
+    missing = np.intersect1d(both, read.embedded.unread)
     if len(missing) > MAX_MISSING * len(both):
         raise IndexFolderError(
-            f"{len(missing):,} of {len(both):,} pictures of {out} can no longer be read, first "
-            f"{embedded.failures[int(missing[0])]}; mount or restore them, or drop them with "
-            "--accept-missing; the index is unchanged"
+            f"{len(missing):,} of {len(both):,} pictures of {previous.folder} can no longer be "
+            f"read, first {read.embedded.failures[int(missing[0])]}; mount or restore them, or "
+            "drop them with --accept-missing; the index is unchanged"
         )
 
 
-def _with_ids(images: pa.Table, products: Path) -> pa.Table:
-    """The location of each picture, and the id of its product."""
-    ids = pq.read_table(products, columns=["id"])["id"]
-    return pa.table({"id": ids.take(images["product"]), "location": images["location"]})
-
-
-def _usable_products(found: Spool, embedded: Embedded) -> Mask:
-    """bool [products of the catalog]: which have at least one picture with a vector."""
-    usable = np.zeros(len(found.product_rows), np.bool_)
-    usable[found.images["product"].to_numpy()[_usable_images(embedded)]] = True
-    return usable
-
-
-def _usable_images(embedded: Embedded) -> Mask:
-    return np.array([key is not None for key in embedded.keys], np.bool_)
-
-
-def _picture_rejects(found: Spool, embedded: Embedded, usable: Mask) -> Iterator[Reject]:
-    """The pictures that failed, and each product that is left without any."""
-    failed: dict[int, list[int]] = defaultdict(list)
-    owners = found.images["product"].to_numpy()
-    for picture in sorted(embedded.failures):
-        failed[int(owners[picture])].append(picture)
-    for first, batch in found.product_batches() if failed else ():
-        for number in sorted(failed.keys() & range(first, first + batch.num_rows)):
-            row, product_id = int(found.product_rows[number]), batch["id"][number - first].as_py()
-            for picture in failed[number]:
-                location = printable(found.images["location"][picture].as_py())
-                reason = embedded.failures[picture]
-                yield Reject(row, printable(product_id), "images", location, reason, "image")
-            if not usable[number]:
-                reason = "none of its pictures can be used"
-                yield Reject(row, printable(product_id), "images", "", reason)
-
-
-def _counts(catalog: Catalog, embedded: Embedded, usable: Mask) -> IndexCounts:
-    read = catalog.counts
-    dropped = int(np.count_nonzero(~usable))
-    return IndexCounts(
-        rows=read.rows,
-        products=read.products - dropped,
-        merged=read.merged,
-        rejected=read.rejected + dropped,
-        images=len(embedded.keys) - len(embedded.failures),
-        images_rejected=read.images_rejected + len(embedded.failures),
-        fields_rejected=read.fields_rejected,
-    )
-
-
-def _write_products(path: Path, found: Spool, usable: Mask) -> None:
-    with pq.ParquetWriter(path, PRODUCT_SCHEMA) as writer:
-        for first, batch in found.product_batches():
-            keep = usable[first : first + batch.num_rows]
-            writer.write_batch(batch.filter(pa.array(keep)))
-
-
-def _write_images(path: Path, found: Spool, embedded: Embedded, usable: Mask) -> None:
-    images = found.images.filter(pa.array(_usable_images(embedded)))
-    new_rows = np.cumsum(usable) - 1  # rows of products move up where some are dropped
-    keys = [key.hex() for key in embedded.keys if key is not None]
-    columns = {name: images[name] for name in images.column_names}
-    columns["product"] = pa.array(new_rows[images["product"].to_numpy()])
-    columns["sha256"] = pa.array(keys, pa.string())
-    pq.write_table(pa.table(columns, schema=IMAGE_SCHEMA), path)
-
-
-def _records(work: Path, names: Iterable[str]) -> dict[str, FileRecord]:
-    return {
-        name: FileRecord(sha256=sha256_of(work / name), bytes=(work / name).stat().st_size)
-        for name in names
-    }
-
-
-def _same(previous: Manifest, manifest: Manifest) -> bool:
-    """Whether encoder, counts, products, pictures (by the hash of their bytes) and rejects
-    are as before; then so are the vectors."""
-    return (
-        all(previous.files[name] == record for name, record in manifest.files.items())
-        and previous.encoder == manifest.encoder
-        and previous.counts == manifest.counts
-    )
-
-
-def _write_vectors(path: Path, embedded: Embedded, cache: VectorCache, dim: int) -> None:
-    keys = [key for key in embedded.keys if key is not None]
-    header = {"descr": "<f4", "fortran_order": False, "shape": (len(keys), dim)}
-    # Written as a stream: a full disk would kill the process that writes to a mapped file.
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(keys), ROWS):
-            file.write(cache.gather(keys[start : start + ROWS]).tobytes())
-
-
-def _write_faiss(path: Path, vectors_path: Path) -> None:
-    vectors = np.load(vectors_path, mmap_mode="r", allow_pickle=False)
-    ExactIndex.from_vectors(vectors).save(path)
-    if not ExactIndex.load(path).holds(vectors):
-        raise IndexFolderError(f"{path} does not read back as it was written: check the disk")
-
-
-def _version() -> str:
-    try:
-        return version("shoplens")
-    except PackageNotFoundError:  # run from its source without being installed
-        return "source"
+def _same(previous: OpenIndex, work: Path, counts: IndexCounts) -> bool:
+    """Whether counts, products, pictures (by the hash of their bytes) and rejects are those
+    of the only segment; then so are the vectors."""
+    segments = previous.manifest.segments
+    if len(segments) > 1 or segments[0].counts != counts:
+        return False
+    records = file_records(work, _TABLES)
+    return all(segments[0].files[name] == record for name, record in records.items())

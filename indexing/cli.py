@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from indexing.build import BuildReport
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
-    from indexing.store import Manifest
+    from indexing.manifest import IndexCounts, Manifest
 
 _PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
 _SHOWN_REJECTS = 3
@@ -136,13 +136,15 @@ def info(
 
         shoplens info shop-index
     """
+    from indexing.committing import earlier_versions
     from indexing.store import open_index
 
     manifest = open_index(folder).manifest
+    earlier = earlier_versions(folder)
     if as_json:
         typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
-    for line in _description(folder, manifest):
+    for line in _description(folder, manifest, earlier):
         typer.echo(line)
 
 
@@ -268,10 +270,10 @@ def summary(report: BuildReport) -> Iterator[str]:
         yield f"{report.folder} is up to date ({_duration(report.seconds)})"
     else:
         yield f"{report.folder} is ready ({_duration(report.seconds)})"
-    yield _rows_line(counts.rows, counts.products, counts.merged, counts.rejected)
+    yield _rows_line(counts)
     rate = f" at {report.rate:,.0f}/s" if report.encoded else ""
     yield (
-        f"  pictures: {counts.images:,} in the index, {counts.images_rejected:,} rejected; "
+        f"  pictures: {report.images:,} in the index, {counts.images_rejected:,} rejected; "
         f"{report.encoded:,} encoded{rate}, {report.reused:,} known before"
     )
     if counts.fields_rejected:
@@ -284,9 +286,11 @@ def summary(report: BuildReport) -> Iterator[str]:
     yield f'next: shoplens search {report.folder} --text "red shoes"'
 
 
-def _rows_line(rows: int, products: int, merged: int, rejected: int) -> str:
-    parts = f"{products:,} products + {rejected:,} rejected"
-    return f"  rows:     {rows:,} = {parts}" + (f" + {merged:,} merged" if merged else "")
+def _rows_line(counts: IndexCounts) -> str:
+    parts = f"{counts.products:,} products + {counts.rejected:,} rejected"
+    for number, name in ((counts.unchanged, "unchanged"), (counts.merged, "merged")):
+        parts += f" + {number:,} {name}" if number else ""
+    return f"  rows:     {counts.rows:,} = {parts}"
 
 
 def _fields_line(rejected: int) -> str:
@@ -299,18 +303,26 @@ def _reject_line(reject: dict[str, object]) -> str:
     return f"row {reject['row']}{name}: {reject['field']}{value}: {reject['reason']}"
 
 
-def _description(folder: Path, manifest: Manifest) -> Iterator[str]:
-    counts, encoder = manifest.counts, manifest.encoder
-    size = sum(record.bytes for record in manifest.files.values())
+def _description(folder: Path, manifest: Manifest, earlier: Sequence[Manifest]) -> Iterator[str]:
+    first, encoder = manifest.segments[0].counts, manifest.encoder
     made = f"{manifest.created:%Y-%m-%d %H:%M} UTC by shoplens {manifest.shoplens_version}"
-    yield f"{folder}: {manifest.generation}, made {made}"
-    yield _rows_line(counts.rows, counts.products, counts.merged, counts.rejected)
-    yield f"  pictures: {counts.images:,} in the index, {counts.images_rejected:,} rejected"
-    if counts.fields_rejected:
-        yield _fields_line(counts.fields_rejected)
+    yield f"{folder}: version {manifest.version}, made {made}: {manifest.change}"
+    yield _rows_line(first)
+    if len(manifest.segments) == 1:
+        yield f"  pictures: {first.images:,} in the index, {first.images_rejected:,} rejected"
+    else:
+        yield (
+            f"  since:    {len(manifest.segments) - 1:,} updates; now {manifest.products:,} "
+            f"products and {manifest.images:,} pictures"
+        )
+    if first.fields_rejected:
+        yield _fields_line(first.fields_rejected)
     yield f"  encoder:  {encoder.name}, {encoder.dim} numbers a picture, {encoder.fingerprint[:12]}"
-    yield f"  index:    {manifest.index.type}"
-    yield f"  files:    {len(manifest.files)}, {size / 1e6:,.1f} MB, all as the manifest says"
+    yield f"  index:    {manifest.kind}"
+    files = sum(len(segment.files) for segment in manifest.segments)
+    yield f"  files:    {files}, {manifest.bytes / 1e6:,.1f} MB, all as the manifest says"
+    for old in earlier:
+        yield f"  kept:     version {old.version}, {old.created:%Y-%m-%d %H:%M} UTC: {old.change}"
 
 
 def _duration(seconds: float) -> str:

@@ -39,6 +39,10 @@ class Spool:
             for location, path, role in zip(*columns, strict=True):
                 yield ProductImage(location=location, path=path, role=role)
 
+    def ids(self) -> pa.ChunkedArray:
+        """The products' ids."""
+        return pq.read_table(self.products, columns=["id"])["id"]
+
     def product_batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """The products, some at a time, with the number of the first of them."""
         first = 0

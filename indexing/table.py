@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,10 @@ class Products:
         ids: list[str] = self._table["id"].to_pylist()
         return ids
 
+    def id_of(self, row: int) -> str:
+        """The merchant's id of one product."""
+        return str(self._table["id"][row])
+
     @cached_property
     def _rows(self) -> dict[str, int]:
         return {product_id: row for row, product_id in enumerate(self.ids)}
@@ -97,6 +101,11 @@ class Products:
         for chunk in self._table["attributes"].chunks:
             names.update(pc.unique(chunk.keys).to_pylist())
         return sorted(names.difference(PRODUCT_SCHEMA.names))
+
+    @property
+    def table(self) -> pa.Table:
+        """All of it, PRODUCT_SCHEMA."""
+        return self._table
 
     def names(self) -> list[str]:
         """The names that `column` knows: the fields in their order, then the attributes."""
@@ -129,25 +138,52 @@ class Products:
         return texts
 
 
-@dataclass(frozen=True)
 class Images:
-    """Which picture each vector is of; element i of every column belongs to vector i."""
+    """Which picture each vector is of: row i belongs to vector i."""
 
-    product: NDArray[np.int64]  # row of the product
-    location: list[str]  # as the catalog names it
-    path: list[str | None]  # the file, None for a URL
-    role: list[str]  # "main" or "additional"
-    sha256: list[str]  # of the picture's bytes
+    def __init__(self, table: pa.Table) -> None:
+        """`table`: IMAGE_SCHEMA, its `product` a row of the product table."""
+        self._table = table
 
     @classmethod
-    def from_table(cls, table: pa.Table) -> Images:
-        return cls(
-            product=table["product"].to_numpy().astype(np.int64),
-            location=table["location"].to_pylist(),
-            path=table["path"].to_pylist(),
-            role=table["role"].to_pylist(),
-            sha256=table["sha256"].to_pylist(),
-        )
+    def concatenated(cls, tables: Sequence[pa.Table], products: Sequence[pa.Table]) -> Images:
+        """The pictures of several product tables, numbered as those stand one after another."""
+        moved, first = [], 0
+        for table, owners in zip(tables, products, strict=True):
+            place = table.schema.get_field_index("product")
+            rows = pc.add(table["product"], pa.scalar(first, pa.int64()))
+            moved.append(table.set_column(place, IMAGE_SCHEMA.field("product"), rows))
+            first += owners.num_rows
+        return cls(pa.concat_tables(moved))
 
     def __len__(self) -> int:
-        return len(self.product)
+        return int(self._table.num_rows)
+
+    @cached_property
+    def product(self) -> NDArray[np.int64]:
+        """Row of the product of each picture."""
+        rows: NDArray[np.int64] = self._table["product"].to_numpy()
+        return rows
+
+    def location(self, row: int) -> str:
+        """A picture as the catalog names it."""
+        return str(self._table["location"][row])
+
+    def path(self, row: int) -> Path | None:
+        """The file of a picture, None for a URL."""
+        path = self._table["path"][row].as_py()
+        return None if path is None else Path(path)
+
+    def is_main(self, row: int) -> bool:
+        """Whether a picture is its product's main one."""
+        return str(self._table["role"][row]) == "main"
+
+    @property
+    def table(self) -> pa.Table:
+        """All of it, IMAGE_SCHEMA."""
+        return self._table
+
+    def column(self, name: str) -> list[str | None]:
+        """One column of IMAGE_SCHEMA, whole."""
+        values: list[str | None] = self._table[name].to_pylist()
+        return values

@@ -45,6 +45,20 @@ class VectorIndex(Protocol):
         """
 
 
+def check_search(
+    index: VectorIndex, queries: NDArray[np.float32], k: int, allowed: Allowed | None
+) -> None:
+    """Raises QueryError for what `VectorIndex.search` does not take."""
+    if queries.ndim != 2 or queries.shape[1] != index.dim:
+        raise QueryError(f"queries of shape {queries.shape}: must be [n, {index.dim}]")
+    if not np.isfinite(queries).all():
+        raise QueryError("a query vector holds NaN or infinity")
+    if k < 1:
+        raise QueryError(f"k is {k}: must be at least 1")
+    if allowed is not None and allowed.shape != (index.ntotal,):
+        raise QueryError(f"a filter of shape {allowed.shape}: must be [{index.ntotal}]")
+
+
 def inner_products(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> Scores:
     """Inner products of the rows of [m, d] and [m, d] or [1, d], summed in float64.
 
@@ -126,7 +140,7 @@ class ExactIndex:
     def search(
         self, queries: NDArray[np.float32], k: int, allowed: Allowed | None = None
     ) -> tuple[Scores, Rows]:
-        self._check(queries, k, allowed)
+        check_search(self, queries, k, allowed)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
@@ -167,13 +181,3 @@ class ExactIndex:
                 row_scores[start : start + _CHUNK] = inner_products(query[np.newaxis], chunk)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
-
-    def _check(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> None:
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise QueryError(f"queries of shape {queries.shape}: must be [n, {self.dim}]")
-        if not np.isfinite(queries).all():
-            raise QueryError("a query vector holds NaN or infinity")
-        if k < 1:
-            raise QueryError(f"k is {k}: must be at least 1")
-        if allowed is not None and allowed.shape != (self.ntotal,):
-            raise QueryError(f"a filter of shape {allowed.shape}: must be [{self.ntotal}]")

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexing.errors import ModelError, QueryError
+from indexing.manifest import read_manifest
 from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
-from indexing.store import OpenIndex, open_index, read_manifest
+from indexing.store import OpenIndex, open_index
+from search.live import LiveIndex
 from search.query import Crop, Picture, load_picture, query_vector
 from search.rerank import OnRerank, Reranker
 from search.where import Mask, compile_where
@@ -46,13 +48,15 @@ class Hit:
 
 
 class SearchEngine:
-    """Answers queries over one opened index. It changes nothing: any number of threads
-    may search at once."""
+    """Answers queries over an index folder. It changes nothing: any number of threads may
+    search at once.
+
+    Each query is answered by the version of the index that was committed last, see live.py.
+    """
 
     def __init__(self, index: OpenIndex, encoder: Encoder) -> None:
         """`encoder` must be the one that made the index; `open` checks that."""
-        self._index = index
-        self._encoder = encoder
+        self._live = LiveIndex(index, encoder)
 
     @classmethod
     def open(cls, folder: str | Path, *, model: str | None = None) -> SearchEngine:
@@ -109,19 +113,18 @@ class SearchEngine:
         Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
+        index, encoder = self._live.current()
         reranker = (
             None
             if itm_rerank is None
-            else Reranker(self._encoder, text, itm_rerank, image=image is not None)
+            else Reranker(encoder, text, itm_rerank, image=image is not None)
         )
         if crop is not None and image is None:
             raise QueryError("crop without an image: give the image to crop")
-        allowed = None if where is None else self._matching(where)
-        picture = (
-            None if image is None else load_picture(image, crop, at_least=self._encoder.image_size)
-        )
+        allowed = None if where is None else _matching(index, where)
+        picture = None if image is None else load_picture(image, crop, at_least=encoder.image_size)
         vector = query_vector(
-            self._encoder,
+            encoder,
             picture,
             text,
             [minus] if isinstance(minus, str) else minus,
@@ -130,10 +133,9 @@ class SearchEngine:
             minus_weight=minus_weight,
         )
         if reranker is None:
-            return self._nearest(vector, k, allowed)
-        return reranker.reranked(self._nearest(vector, max(k, reranker.first), allowed), on_rerank)[
-            :k
-        ]
+            return _nearest(index, vector, k, allowed)
+        found = _nearest(index, vector, max(k, reranker.first), allowed)
+        return reranker.reranked(found, on_rerank)[:k]
 
     def similar(self, product_id: str, k: int = 10) -> list[Hit]:
         """The k products nearest to a product's main picture, itself left out.
@@ -141,55 +143,58 @@ class SearchEngine:
         Raises QueryError for an id that is not in the index.
         """
         _check_k(k)
+        index, _ = self._live.current()
         try:
-            row = self._index.products.row_of(product_id)
+            row = index.products.row_of(product_id)
         except KeyError:
             raise QueryError(f"product {product_id!r} is not in the index") from None
-        own = self._index.images.product == row
+        own = index.images.product == row
         pictures = np.flatnonzero(own).tolist()
         if not pictures:
             raise QueryError(f"product {product_id!r} has no picture in the index")
-        role = self._index.images.role
-        main = next((picture for picture in pictures if role[picture] == "main"), pictures[0])
-        return self._nearest(self._index.vectors[main], k, ~own)
+        main = next((p for p in pictures if index.images.is_main(p)), pictures[0])
+        return _nearest(index, index.vectors[main], k, ~own)
 
-    def _matching(self, where: str) -> Mask:
-        """Which vectors belong to a product that matches."""
-        mask: Mask = compile_where(where).mask(self._index.products)[self._index.images.product]
-        return mask
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, allowed: Mask | None) -> list[Hit]:
-        owners = self._index.images.product
-        candidates = owners if allowed is None else owners[allowed]
-        wanted = min(k, int(np.count_nonzero(np.bincount(candidates))))
-        if not wanted:
-            return []
-        # A product may take several of the places, so ask for more until enough are seen.
-        fetch = min(2 * k, len(candidates))
-        while True:
-            scores, rows = self._index.index.search(vector[np.newaxis], fetch, allowed)
-            found = rows[0][rows[0] >= 0]
-            firsts = np.sort(np.unique(owners[found], return_index=True)[1])[:wanted]
-            if len(firsts) == wanted or fetch == len(candidates):
-                break
-            fetch = min(2 * fetch, len(candidates))
-        return [
-            self._hit(rank, int(found[place]), float(scores[0, place]))
-            for rank, place in enumerate(firsts, start=1)
-        ]
+def _matching(index: OpenIndex, where: str) -> Mask:
+    """Which vectors belong to a product that matches."""
+    mask: Mask = compile_where(where).mask(index.products)[index.images.product]
+    return mask
 
-    def _hit(self, rank: int, row: int, score: float) -> Hit:
-        images, products = self._index.images, self._index.products
-        product = int(images.product[row])
-        path = images.path[row]
-        return Hit(
-            rank=rank,
-            product_id=products.ids[product],
-            score=score,
-            image=images.location[row],
-            image_path=None if path is None else Path(path),
-            fields=products.fields(product),
-        )
+
+def _nearest(
+    index: OpenIndex, vector: NDArray[np.float32], k: int, allowed: Mask | None
+) -> list[Hit]:
+    owners = index.images.product
+    candidates = owners if allowed is None else owners[allowed]
+    wanted = min(k, int(np.count_nonzero(np.bincount(candidates))))
+    if not wanted:
+        return []
+    # A product may take several of the places, so ask for more until enough are seen.
+    fetch = min(2 * k, len(candidates))
+    while True:
+        scores, rows = index.index.search(vector[np.newaxis], fetch, allowed)
+        found = rows[0][rows[0] >= 0]
+        firsts = np.sort(np.unique(owners[found], return_index=True)[1])[:wanted]
+        if len(firsts) == wanted or fetch == len(candidates):
+            break
+        fetch = min(2 * fetch, len(candidates))
+    return [
+        _hit(index, rank, int(found[place]), float(scores[0, place]))
+        for rank, place in enumerate(firsts, start=1)
+    ]
+
+
+def _hit(index: OpenIndex, rank: int, row: int, score: float) -> Hit:
+    product = int(index.images.product[row])
+    return Hit(
+        rank=rank,
+        product_id=index.products.id_of(product),
+        score=score,
+        image=index.images.location(row),
+        image_path=index.images.path(row),
+        fields=index.products.fields(product),
+    )
 
 
 def _check_k(k: int) -> None:

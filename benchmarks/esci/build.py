@@ -59,8 +59,8 @@ from benchmarks.esci.writing import (
 from indexing.catalog.locations import ImageRoot
 from indexing.durable import flush, sha256_of
 from indexing.errors import BenchmarkError
+from indexing.manifest import FileRecord
 from indexing.messages import shown
-from indexing.store import FileRecord
 
 if TYPE_CHECKING:
     from indexing.embed import Progress

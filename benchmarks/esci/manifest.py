@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from indexing.durable import sha256_of
 from indexing.errors import BenchmarkError
+from indexing.manifest import Count, FileRecord
 from indexing.messages import printable, shown
-from indexing.store import Count, FileRecord
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -182,14 +182,14 @@ def _answer_by_index(
     scores, found = index.index.search(queries, fetch, None if allowed.all() else allowed)
     seconds = {"search": time.perf_counter() - started}
     answers = listed_answers(task, np.where(found >= 0, back[found], -1), scores, depth)
-    note = f"{index.folder}, an index of type {index.manifest.index.type}"
+    note = f"{index.folder}, {index.manifest.kind}"
     store_answers(folder, task, System(name, "index", 0, seconds, note), answers)
 
 
 def _rows_of(index: OpenIndex, keys: list[bytes | None]) -> Ints:
     """For each picture a row of the index with its vector, each row once; -1 for none."""
-    places: dict[str, list[int]] = {}
-    for row, key in enumerate(index.images.sha256):
+    places: dict[str | None, list[int]] = {}
+    for row, key in enumerate(index.images.column("sha256")):
         places.setdefault(key, []).append(row)
     for rows in places.values():
         rows.reverse()
@@ -221,7 +221,8 @@ def _embed(
     cache = VectorCache(folder / encoder.fingerprint[:16], encoder.dim)
     index = subject.index
     if index is not None and encoder is subject.encoder:
-        cache.add_array([bytes.fromhex(key) for key in index.images.sha256], index.vectors)
+        for segment in index.segments:
+            cache.add_array(segment.hashes, segment.vectors)
     shown = progress(f"{task.name}: {encoder.name}")
     gallery, bad_gallery, keys = _embed_side(task.gallery, encoder, cache, shown)
     if task.queries is task.gallery:

@@ -21,6 +21,7 @@ from PIL import Image
 from indexing import durable
 from indexing.build import BuildReport, build_index
 from indexing.catalog import Catalog, Reject, read_catalog
+from indexing.committing import earlier_versions
 from indexing.errors import CatalogError, DuplicateIdError, IndexFolderError
 from indexing.store import open_index
 
@@ -112,11 +113,11 @@ def test_each_vector_is_of_the_picture_and_product_it_says(
     index = open_index(tmp_path / "index", encoder=tiny_encoder)
     expected = [(product, name) for product, _, names in rows for name in names.split("|")]
     owners = [index.products.ids[row] for row in index.images.product]
-    assert list(zip(owners, index.images.location, strict=True)) == expected
+    assert list(zip(owners, index.images.column("location"), strict=True)) == expected
     for row, (_, name) in enumerate(expected):
         picture = Image.open(tmp_path / name).convert("RGB")
         assert index.vectors[row].tolist() == tiny_encoder.embed_images([picture])[0].tolist()
-    assert index.images.role == [
+    assert index.images.column("role") == [
         "main" if "b" not in name else "additional" for _, name in expected
     ]
     assert (report.encoded, report.reused, report.up_to_date) == (15, 1, False)
@@ -128,6 +129,7 @@ def test_each_vector_is_of_the_picture_and_product_it_says(
         "images": 16,
         "images_rejected": 0,
         "fields_rejected": 0,
+        "unchanged": 0,
     }
     assert rejects(report) == []
     assert not (tmp_path / "index" / ".staging").exists()
@@ -156,7 +158,7 @@ def test_broken_pictures_and_rows_take_nothing_else_with_them(
         if name != "0.png"
     ]
     owners = [index.products.ids[row] for row in index.images.product]
-    assert list(zip(owners, index.images.location, strict=True)) == expected
+    assert list(zip(owners, index.images.column("location"), strict=True)) == expected
     for row, (_, name) in enumerate(expected):
         picture = Image.open(tmp_path / name).convert("RGB")
         assert index.vectors[row].tolist() == tiny_encoder.embed_images([picture])[0].tolist()
@@ -212,7 +214,7 @@ def test_a_product_of_many_rows_is_rejected_by_its_first(
     ]
     counts = report.counts
     assert (counts.products, counts.images_rejected, counts.fields_rejected) == (2, 2, 1)
-    assert open_index(tmp_path / "index").manifest.counts == counts
+    assert open_index(tmp_path / "index").manifest.segments[0].counts == counts
 
 
 def test_the_same_command_again_does_nothing(
@@ -242,11 +244,12 @@ def test_a_changed_picture_is_encoded_alone(
     assert (tiny_encoder.encoded, report.encoded, report.reused) == (1, 1, 15)
     new = open_index(out)
     changed = [not np.array_equal(*pair) for pair in zip(old.vectors, new.vectors, strict=True)]
-    assert [new.images.location[row] for row in np.flatnonzero(changed)] == ["4.png"]
+    assert [new.images.location(int(row)) for row in np.flatnonzero(changed)] == ["4.png"]
     red = tiny_encoder.embed_texts(["red"])
     _, nearest = new.index.search(red, 1)
-    assert new.images.location[nearest[0, 0]] == "4.png"
-    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["v000002"]
+    assert new.images.location(int(nearest[0, 0])) == "4.png"
+    folders = sorted(path.name for path in out.iterdir() if path.is_dir())
+    assert folders == ["s000001", "s000002", "versions"]
 
 
 def test_a_changed_row_is_answered_without_encoding(
@@ -277,7 +280,7 @@ def test_rows_that_come_go_and_move_keep_their_vectors(
     assert (tiny_encoder.encoded, report.encoded) == (1, 1)
     index = open_index(out)
     assert index.products.ids == [row[0] for row in changed]
-    for row, location in enumerate(index.images.location):
+    for row, location in enumerate(index.images.column("location")):
         picture = Image.open(tmp_path / location).convert("RGB")
         assert index.vectors[row].tolist() == tiny_encoder.embed_images([picture])[0].tolist()
 
@@ -306,7 +309,7 @@ def test_a_renamed_encoder_is_recorded_and_encodes_nothing(
 def test_a_damaged_index_is_made_whole(tmp_path: Path, catalog: Path, tiny_encoder: Any) -> None:
     out = tmp_path / "index"
     build(catalog, tiny_encoder, out)
-    for name in ("manifest.json", "v000002/vectors.npy"):
+    for name in ("manifest.json", "s000002/vectors.npy"):
         (out / name).write_bytes(b"x")
         build(catalog, tiny_encoder, out)
         assert open_index(out).index.ntotal == 16
@@ -376,7 +379,13 @@ def test_missing_pictures_may_be_accepted(
         (tmp_path / f"{number}.png").unlink()
     report = build(catalog, tiny_encoder, out, accept_missing=True)
     assert report.counts.images_rejected == 11
-    assert open_index(out).images.location == ["0.png", "0b.png", "3b.png", "6b.png", "9b.png"]
+    assert open_index(out).images.column("location") == [
+        "0.png",
+        "0b.png",
+        "3b.png",
+        "6b.png",
+        "9b.png",
+    ]
     assert build(catalog, tiny_encoder, out).up_to_date  # what the index has lost is gone
 
 
@@ -443,7 +452,9 @@ def test_an_error_in_the_catalog_leaves_no_trace_but_work_that_counts(
         build(catalog, StopsAtBatch(tiny_encoder, 4), out)
     with pytest.raises(DuplicateIdError):
         build(write_catalog(tmp_path, [*rows, rows[0]]), tiny_encoder, out)
-    assert [path.name for path in (out / ".staging").iterdir()] == [tiny_encoder.fingerprint[:16]]
+    assert [path.name for path in (out / ".staging" / "build").iterdir()] == [
+        tiny_encoder.fingerprint[:16]
+    ]
     tiny_encoder.encoded = 0
     build(write_catalog(tmp_path, rows), tiny_encoder, out)
     assert tiny_encoder.encoded == 10  # all but the first shard
@@ -571,10 +582,16 @@ def test_at_any_moment_of_an_update_the_old_index_or_the_new_one_is_there(
     assert number > 10
     index = open_index(out)
     assert [index.products.fields(row)["title"] for row in range(12)] == new_titles
+    write_catalog(tmp_path, [(row[0], "the same", row[2]) for row in rows])
+    build(catalog, tiny_encoder, out)  # takes away what the failures have left
+    index = open_index(out)
     assert sorted(path.name for path in out.iterdir()) == [
         ".shoplens.lock",
         "manifest.json",
-        index.manifest.generation,
+        *sorted(
+            {part.name for m in [index.manifest, *earlier_versions(out)] for part in m.segments}
+        ),
+        "versions",
     ]
 
 
@@ -591,7 +608,9 @@ def test_a_file_that_cannot_be_written_to_its_end_leaves_the_old_index(
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
-        with pytest.raises(IndexFolderError, match=r"cannot be built: .*the same command goes on"):
+        with pytest.raises(
+            IndexFolderError, match=r"cannot be written: .*the same command goes on"
+        ):
             build(catalog, tiny_encoder, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

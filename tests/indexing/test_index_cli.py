@@ -57,8 +57,8 @@ def test_index_says_what_it_did_in_counts_that_add_up(catalog: Path, tmp_path: P
     assert lines[1] == "  rows:     6 = 2 products + 4 rejected"
     assert lines[2].startswith("  pictures: 2 in the index, 1 rejected; 2 encoded at ")
     assert lines[2].endswith(", 0 known before")
-    assert lines[3] == f"  rejects:  {out / 'v000001' / 'rejects.jsonl'}, which begins"
-    rejects = [json.loads(line) for line in (out / "v000001" / "rejects.jsonl").open()]
+    assert lines[3] == f"  rejects:  {out / 's000001' / 'rejects.jsonl'}, which begins"
+    rejects = [json.loads(line) for line in (out / "s000001" / "rejects.jsonl").open()]
     assert len(rejects) == 5
     assert len(lines) == 8
     for line, reject in zip(lines[4:7], rejects, strict=False):
@@ -136,7 +136,7 @@ def test_options_reach_the_catalog(catalog: Path, tmp_path: Path) -> None:
     assert run(*arguments, "--on-duplicate", "last", "--batch-size", 1).exception is None
     index = open_index(tmp_path / "shop")
     assert index.products.fields(0) == {"title": "two"}
-    assert index.images.path == [str(pictures / "blue.png")]
+    assert [index.images.path(0)] == [pictures / "blue.png"]
     assert isinstance(run(*arguments, "--on-duplicate", "maybe").exception, CatalogError)
     assert isinstance(run(*arguments, "--profile", "odd").exception, CatalogError)
     assert run(*arguments, "--batch-size", 0).exit_code == 2
@@ -190,7 +190,7 @@ def test_info_checks_and_describes_the_index(catalog: Path, tmp_path: Path) -> N
     result = run("info", out)
     assert result.exception is None
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"{out}: v000001, made 2")
+    assert lines[0].startswith(f"{out}: version 1, made 2")
     assert lines[1] == "  rows:     6 = 2 products + 4 rejected"
     assert lines[2] == "  pictures: 2 in the index, 1 rejected"
     assert lines[3].startswith("  encoder:  tiny, 49 numbers a picture, ")
@@ -201,7 +201,7 @@ def test_info_checks_and_describes_the_index(catalog: Path, tmp_path: Path) -> N
     assert manifest["counts"]["rows"] == 6
     assert manifest["encoder"]["name"] == "tiny"
 
-    vectors = out / "v000001" / "vectors.npy"
+    vectors = out / "s000001" / "vectors.npy"
     vectors.write_bytes(vectors.read_bytes()[:-1] + b"?")
     assert isinstance(run("info", out).exception, IndexCorruptError)
     assert isinstance(run("info", tmp_path / "nowhere").exception, IndexFolderError)

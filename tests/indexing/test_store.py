@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from indexing import store
+from indexing import segments
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product, ProductImage
+from indexing.committing import locked_folder
 from indexing.durable import write_atomically
 from indexing.errors import (
     CatalogError,
@@ -23,14 +25,8 @@ from indexing.errors import (
     IndexFolderError,
     IndexMismatchError,
 )
-from indexing.store import (
-    FILES,
-    OpenIndex,
-    locked_folder,
-    open_index,
-    parse_manifest,
-    read_manifest,
-)
+from indexing.manifest import FILES, FileRecord, parse_manifest, read_manifest
+from indexing.store import OpenIndex, open_index
 from indexing.table import PRODUCT_SCHEMA, Products, product_batch
 
 COLOURS = {"P-1": "red", "P-2": "lime", "P-3": "blue"}
@@ -75,11 +71,12 @@ def test_an_index_opens_with_what_was_put_in(
     assert index.products.ids == ["P-1", "P-2", "P-3"]
     assert index.products.fields(1) == {"title": "a lime thing", "price": 1.5, "shade": "lime"}
     assert index.images.product.tolist() == [0, 1, 2]
-    assert index.images.location == ["red.png", "lime.png", "blue.png"]
-    assert index.images.path == [str(tmp_path / name) for name in index.images.location]
-    assert index.images.role == ["main"] * 3
-    assert index.images.sha256 == [
-        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in index.images.location
+    names = ["red.png", "lime.png", "blue.png"]
+    assert index.images.column("location") == names
+    assert [index.images.path(row) for row in range(3)] == [tmp_path / name for name in names]
+    assert all(index.images.is_main(row) for row in range(3))
+    assert index.images.column("sha256") == [
+        hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names
     ]
     direct = tiny_encoder.embed_images([Image.new("RGB", (8, 8), c) for c in COLOURS.values()])
     assert index.vectors.tolist() == direct.tolist()
@@ -88,15 +85,16 @@ def test_an_index_opens_with_what_was_put_in(
     assert (index.index.ntotal, index.index.dim) == (3, 49)
     for product_id, colour in COLOURS.items():
         assert nearest(index, tiny_encoder, colour) == product_id
-    counts = index.manifest.counts
+    counts = index.manifest.segments[0].counts
     assert (counts.rows, counts.products, counts.merged, counts.rejected) == (4, 3, 0, 1)
     assert (counts.images, counts.images_rejected) == (3, 0)
+    assert (index.manifest.products, index.manifest.images) == (3, 3)
     assert index.manifest.encoder.fingerprint == tiny_encoder.fingerprint
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_byte_is_refused_and_the_file_named(folder: Path, name: str) -> None:
-    path = folder / "v000001" / name
+    path = folder / "s000001" / name
     whole = path.read_bytes()
     for place in {0, len(whole) // 3, len(whole) // 2, len(whole) - 1}:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -108,7 +106,7 @@ def test_a_flipped_byte_is_refused_and_the_file_named(folder: Path, name: str) -
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_or_cut_file_is_refused_and_named(folder: Path, name: str) -> None:
-    path = folder / "v000001" / name
+    path = folder / "s000001" / name
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     with pytest.raises(
@@ -122,29 +120,29 @@ def test_a_missing_or_cut_file_is_refused_and_named(folder: Path, name: str) -> 
 
 def test_every_flipped_byte_of_the_manifest_is_refused(folder: Path) -> None:
     whole = (folder / "manifest.json").read_bytes()
-    assert parse_manifest(whole, folder) == read_manifest(folder)
+    assert parse_manifest(whole, folder / "manifest.json") == read_manifest(folder)
     for place in range(len(whole)):
         flipped = whole[place] ^ (1, 0x2A, 0xFF)[place % 3]
         with pytest.raises((IndexCorruptError, IndexMismatchError)):
-            parse_manifest(whole[:place] + bytes([flipped]) + whole[place + 1 :], folder)
+            parse_manifest(
+                whole[:place] + bytes([flipped]) + whole[place + 1 :], folder / "manifest.json"
+            )
 
 
 def test_every_cut_of_the_manifest_is_refused_and_named(folder: Path) -> None:
     whole = (folder / "manifest.json").read_bytes()
     for length in range(len(whole)):
         with pytest.raises(IndexCorruptError, match=r"manifest\.json is damaged"):
-            parse_manifest(whole[:length], folder)
+            parse_manifest(whole[:length], folder / "manifest.json")
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"generation": "../../etc"},
-        {"generation": "v1"},
-        {"files": {}},
-        {"counts": {}},
+        {"version": 0},
+        {"segments": []},
         {"surprise": 1},
-        {"index": {"type": "magic"}},
+        {"products": -1},
     ],
 )
 def test_a_manifest_that_says_impossible_things_is_refused(
@@ -154,6 +152,27 @@ def test_a_manifest_that_says_impossible_things_is_refused(
     content = json.loads(path.read_bytes())
     assert signed(content) == path.read_bytes()
     path.write_bytes(signed({**content, **change}))
+    with pytest.raises(IndexCorruptError, match=r"manifest\.json is damaged"):
+        open_index(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../../etc"},
+        {"name": "s1"},
+        {"files": {}},
+        {"counts": {}},
+        {"surprise": 1},
+        {"index": {"type": "magic"}},
+    ],
+)
+def test_a_segment_that_says_impossible_things_is_refused(
+    folder: Path, change: dict[str, Any]
+) -> None:
+    path = folder / "manifest.json"
+    content = json.loads(path.read_bytes())
+    path.write_bytes(signed({**content, "segments": [{**content["segments"][0], **change}]}))
     with pytest.raises(IndexCorruptError, match=r"manifest\.json is damaged"):
         open_index(folder)
 
@@ -169,21 +188,25 @@ def test_counts_that_disagree_with_the_files_are_refused(folder: Path) -> None:
     path = folder / "manifest.json"
     content = json.loads(path.read_bytes())
     for name in ("products", "images"):
-        counts = {**content["counts"], name: 2}
-        path.write_bytes(signed({**content, "counts": counts}))
+        segment = content["segments"][0]
+        counts = {**segment["counts"], name: 2}
+        path.write_bytes(signed({**content, "segments": [{**segment, "counts": counts}]}))
+        with pytest.raises(IndexCorruptError, match="disagrees with its manifest"):
+            open_index(folder)
+        path.write_bytes(signed({**content, name: 2}))
         with pytest.raises(IndexCorruptError, match="disagrees with its manifest"):
             open_index(folder)
 
 
 def test_another_schema_version_is_refused_with_the_way_out(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({"schema_version": 2, "whatever": "is new"}))
+    path.write_text(json.dumps({"schema_version": 3, "whatever": "is new"}))
     with pytest.raises(
-        IndexMismatchError, match="schema 2 and this shoplens reads schema 1: update"
+        IndexMismatchError, match="schema 3 and this shoplens reads schema 2: update"
     ):
         open_index(folder)
     path.write_text(json.dumps({"schema_version": 0}))
-    with pytest.raises(IndexMismatchError, match="schema 1: rebuild it with `shoplens index"):
+    with pytest.raises(IndexMismatchError, match="schema 2: rebuild it with `shoplens index"):
         open_index(folder)
 
 
@@ -209,60 +232,64 @@ def test_what_is_no_index_is_refused_with_the_reason(tmp_path: Path) -> None:
         open_index(tmp_path / "file")
     with pytest.raises(IndexFolderError, match=r"is not an index \(it has no manifest"):
         open_index(tmp_path)
-    with locked_folder(tmp_path / "begun") as staging:
+    with locked_folder(tmp_path / "begun", "build") as staging:
         (staging / "shard").touch()
     with pytest.raises(IndexFolderError, match="unfinished build: run the same"):
         open_index(tmp_path / "begun")
 
 
-def test_a_reader_keeps_the_generation_it_opened(
+def test_a_reader_keeps_the_version_it_opened(
     folder: Path, catalog: Path, tiny_encoder: Any
 ) -> None:
     old = open_index(folder)
-    catalog.write_text(catalog.read_text().replace("a lime thing", "a pear"))
-    build_index(read_catalog(catalog), tiny_encoder, folder)
-    assert not (folder / "v000001").exists()
+    row = catalog.read_text()
+    for title in ("a pear", "a plum", "a fig"):
+        catalog.write_text(row.replace("a lime thing", title))
+        build_index(read_catalog(catalog), tiny_encoder, folder)
+    assert not (folder / "s000001").exists()
     assert old.products.fields(1)["title"] == "a lime thing"
     assert old.vectors.tolist() == open_index(folder).vectors.tolist()
-    assert open_index(folder).products.fields(1)["title"] == "a pear"
+    assert open_index(folder).products.fields(1)["title"] == "a fig"
 
 
 def test_an_index_replaced_while_it_is_opened_opens_anew(
     folder: Path, catalog: Path, tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = store._check_file
+    check = segments._check_file
     calls = 0
 
-    def replaced_meanwhile(path: Path, record: store.FileRecord) -> None:
+    def replaced_meanwhile(path: Path, record: FileRecord) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
-            monkeypatch.setattr(store, "_check_file", check)
+            monkeypatch.setattr(segments, "_check_file", check)
             catalog.write_text(catalog.read_text().replace("a lime thing", "a pear"))
             build_index(read_catalog(catalog), tiny_encoder, folder)
+            rmtree(folder / "s000001")  # as many more versions would
         check(path, record)
 
-    monkeypatch.setattr(store, "_check_file", replaced_meanwhile)
+    monkeypatch.setattr(segments, "_check_file", replaced_meanwhile)
     index = open_index(folder)
-    assert index.manifest.generation == "v000002"
+    assert index.manifest.version == 2
     assert index.products.fields(1)["title"] == "a pear"
 
 
 def test_an_index_replaced_after_it_was_checked_opens_anew(
     folder: Path, catalog: Path, tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check = store._check_file
+    check = segments._check_file
 
-    def replaced_afterwards(path: Path, record: store.FileRecord) -> None:
+    def replaced_afterwards(path: Path, record: FileRecord) -> None:
         check(path, record)
         if path.name == FILES[-1]:
-            monkeypatch.setattr(store, "_check_file", check)
+            monkeypatch.setattr(segments, "_check_file", check)
             catalog.write_text(catalog.read_text().replace("a lime thing", "a pear"))
             build_index(read_catalog(catalog), tiny_encoder, folder)
+            rmtree(folder / "s000001")
 
-    monkeypatch.setattr(store, "_check_file", replaced_afterwards)
+    monkeypatch.setattr(segments, "_check_file", replaced_afterwards)
     index = open_index(folder)
-    assert index.manifest.generation == "v000002"
+    assert index.manifest.version == 2
     assert index.products.fields(1)["title"] == "a pear"
 
 
@@ -270,14 +297,14 @@ def test_an_index_replaced_after_it_was_checked_opens_anew(
 def test_a_file_that_is_lost_after_the_check_is_corruption(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_check_file", lambda path, record: None)
-    (folder / "v000001" / name).unlink()
-    with pytest.raises(IndexCorruptError, match=r"v000001 misses a file .*shoplens index"):
+    monkeypatch.setattr(segments, "_check_file", lambda path, record: None)
+    (folder / "s000001" / name).unlink()
+    with pytest.raises(IndexCorruptError, match=r"s000001 misses a file .*shoplens index"):
         open_index(folder)
 
 
 def fail_in(out: Path) -> None:
-    with locked_folder(out) as staging:
+    with locked_folder(out, "build") as staging:
         (staging / "encoder").mkdir(exist_ok=True)
         raise CatalogError
 
@@ -285,7 +312,7 @@ def fail_in(out: Path) -> None:
 def test_a_builder_that_stages_nothing_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     new, empty, begun = tmp_path / "new", tmp_path / "empty", tmp_path / "begun"
     empty.mkdir()
-    with locked_folder(begun) as staging:
+    with locked_folder(begun, "build") as staging:
         (staging / "shard").touch()
     index = sorted(path.name for path in folder.iterdir())
     for out in (new, empty, begun, folder):
@@ -293,7 +320,7 @@ def test_a_builder_that_stages_nothing_leaves_nothing(folder: Path, tmp_path: Pa
             fail_in(out)
     assert not new.exists()
     assert list(empty.iterdir()) == []
-    assert (begun / ".staging" / "shard").exists()
+    assert (begun / ".staging" / "build" / "shard").exists()
     assert sorted(path.name for path in folder.iterdir()) == index
 
 
@@ -309,14 +336,17 @@ def test_a_lock_that_was_removed_by_its_holder_is_not_taken(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", too_late)
-    with pytest.raises(IndexFolderError, match="being built by another"), locked_folder(out):
+    with (
+        pytest.raises(IndexFolderError, match="being written by another"),
+        locked_folder(out, "build"),
+    ):
         pass
 
 
 def test_one_builder_at_a_time(folder: Path, catalog: Path, tiny_encoder: Any) -> None:
     with (
-        locked_folder(folder),
-        pytest.raises(IndexFolderError, match="being built by another process"),
+        locked_folder(folder, "build"),
+        pytest.raises(IndexFolderError, match="being written by another process"),
     ):
         build_index(read_catalog(catalog), tiny_encoder, folder)
     assert build_index(read_catalog(catalog), tiny_encoder, folder).up_to_date

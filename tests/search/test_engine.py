@@ -19,8 +19,9 @@ from PIL import Image
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import ImageError, QueryError, WhereError
 from indexing.images import decode_image
-from indexing.store import EncoderRecord, IndexCounts, IndexRecord, Manifest, OpenIndex
-from indexing.table import Images, Products, product_batch
+from indexing.manifest import EncoderRecord, IndexCounts, IndexRecord, Manifest, SegmentRecord
+from indexing.store import OpenIndex
+from indexing.table import IMAGE_SCHEMA, Images, Products, product_batch
 from indexing.vectors import ExactIndex
 from search.engine import MAX_K, Hit, SearchEngine
 
@@ -42,28 +43,34 @@ def opened(products: list[Product], vectors: NDArray[np.float32]) -> OpenIndex:
     pictures = [(row, image) for row, item in enumerate(products) for image in item.images]
     count = len(pictures)
     manifest = Manifest(
-        schema_version=1,
+        schema_version=2,
         shoplens_version="0",
         created=datetime.now(timezone.utc),
-        generation="v000001",
+        version=1,
+        change="made by hand",
         encoder=EncoderRecord(name="tiny", fingerprint="f" * 64, dim=vectors.shape[1]),
-        index=IndexRecord(),
-        counts=IndexCounts(
-            rows=len(products), products=len(products), merged=0, rejected=0, images=count,
-            images_rejected=0,
+        segments=(
+            SegmentRecord(
+                name="s000001", index=IndexRecord(), counts=IndexCounts.none(), removed=0, files={}
+            ),
         ),
-        files={},
-    )  # fmt: skip
-    images = Images(
-        product=np.array([row for row, _ in pictures], np.int64),
-        location=[image.location for _, image in pictures],
-        path=[None if image.path is None else str(image.path) for _, image in pictures],
-        role=[image.role for _, image in pictures],
-        sha256=["0" * 64] * count,
+        products=len(products),
+        images=count,
     )
+    images = [
+        {
+            "product": row,
+            "location": image.location,
+            "path": None if image.path is None else str(image.path),
+            "role": image.role,
+            "sha256": "0" * 64,
+        }
+        for row, image in pictures
+    ]
     table = Products(pa.Table.from_batches([product_batch(products)]))
     index = ExactIndex.from_vectors(vectors)
-    return OpenIndex(Path("nowhere"), manifest, table, images, vectors, index)
+    pictures_of = Images(pa.Table.from_pylist(images, schema=IMAGE_SCHEMA))
+    return OpenIndex(Path("nowhere"), manifest, (), table, pictures_of, vectors, index)
 
 
 def engine_over(encoder: Any, products: list[Product]) -> SearchEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from indexing.errors import QueryError
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import new_encoder
 from indexing.store import OpenIndex, open_index
+from indexing.table import Images
 from search import rerank
 from search.engine import Hit, SearchEngine
 from search.rerank import MAX_RERANK, RerankCost
@@ -129,7 +131,9 @@ def test_what_cannot_be_read_comes_behind_and_is_counted(
     build: Build, encoder: Any, tmp_path: Path
 ) -> None:
     index = build()
-    index.images.path[0] = None  # as of a URL
+    paths = [None, *index.images.column("path")[1:]]  # as of a URL
+    place = index.images.table.schema.get_field_index("path")
+    index = replace(index, images=Images(index.images.table.set_column(place, "path", [paths])))
     (tmp_path / "c.png").unlink()
     (tmp_path / "e.png").write_bytes(b"no picture")
     costs: list[RerankCost] = []

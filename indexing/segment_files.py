@@ -1,0 +1,107 @@
+"""Writing the files of a segment, streamed: a segment may be larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from indexing.catalog_vectors import CatalogVectors, Mask
+from indexing.embed import VectorCache
+from indexing.errors import IndexFolderError
+from indexing.manifest import (
+    FAISS_INDEX,
+    IMAGES,
+    PRODUCTS,
+    REJECTS,
+    REMOVED,
+    VECTORS,
+    IndexRecord,
+)
+from indexing.segments import read_vectors
+from indexing.spool import ROWS
+from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
+from indexing.vectors import ExactIndex
+
+REMOVED_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False)])
+
+
+def write_tables(work: Path, read: CatalogVectors, kept: Mask) -> None:
+    """Products and pictures of those products of a catalog that `kept` marks, all of them
+    usable; a segment of them removes nothing."""
+    with pq.ParquetWriter(work / PRODUCTS, PRODUCT_SCHEMA) as writer:
+        for first, batch in read.found.product_batches():
+            writer.write_batch(batch.filter(pa.array(kept[first : first + batch.num_rows])))
+    pq.write_table(image_table(read, kept), work / IMAGES)
+    _write_removed(work / REMOVED, [])
+
+
+def image_table(read: CatalogVectors, kept: Mask) -> pa.Table:
+    """The usable pictures of the products that `kept` marks, as rows of IMAGE_SCHEMA; their
+    `product` counts those products only."""
+    images = read.found.images
+    mine = read.usable_images & kept[images["product"].to_numpy()]
+    images = images.filter(pa.array(mine))
+    columns = {name: images[name] for name in images.column_names}
+    columns["product"] = pa.array((np.cumsum(kept) - 1)[images["product"].to_numpy()])
+    keys = [key.hex() for key, taken in zip(read.embedded.keys, mine, strict=True) if key and taken]
+    columns["sha256"] = pa.array(keys, pa.string())
+    return pa.table(columns, schema=IMAGE_SCHEMA)
+
+
+def write_merged_tables(work: Path, products: pa.Table, images: pa.Table) -> None:
+    """Products and pictures that come from other segments, of the schemas in table.py."""
+    pq.write_table(products.combine_chunks(), work / PRODUCTS)
+    pq.write_table(images.combine_chunks(), work / IMAGES)
+    _write_removed(work / REMOVED, [])
+
+
+def write_removal(work: Path, removed: Sequence[str]) -> None:
+    """The tables of a segment without products, that only takes `removed` from those before it,
+    and its empty list of rejects."""
+    pq.write_table(PRODUCT_SCHEMA.empty_table(), work / PRODUCTS)
+    pq.write_table(IMAGE_SCHEMA.empty_table(), work / IMAGES)
+    _write_removed(work / REMOVED, removed)
+    (work / REJECTS).touch()
+
+
+def _write_removed(path: Path, removed: Sequence[str]) -> None:
+    pq.write_table(pa.table({"id": pa.array(removed, pa.string())}, schema=REMOVED_SCHEMA), path)
+
+
+def write_vectors(work: Path, keys: Sequence[bytes], cache: VectorCache, dim: int) -> IndexRecord:
+    """The vectors of these pictures, in their order, and the index over them."""
+    chunks = (cache.gather(keys[start : start + ROWS]) for start in range(0, len(keys), ROWS))
+    return write_vector_files(work, chunks, len(keys), dim)
+
+
+def write_vector_files(
+    work: Path, chunks: Iterable[NDArray[np.float32]], count: int, dim: int
+) -> IndexRecord:
+    """As `write_vectors`, of `count` vectors that come in chunks, float32 [m, dim].
+
+    Raises IndexFolderError where the disk does not give back what was written.
+    """
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+    # Written as a stream: a full disk would kill the process that writes to a mapped file.
+    with (work / VECTORS).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for chunk in chunks:
+            file.write(chunk.tobytes())
+    vectors = read_vectors(work / VECTORS)
+    ExactIndex.from_vectors(vectors).save(work / FAISS_INDEX)
+    if not ExactIndex.load(work / FAISS_INDEX).holds(vectors):
+        raise IndexFolderError(
+            f"{work / FAISS_INDEX} does not read back as it was written: check the disk"
+        )
+    return IndexRecord()
+
+
+def keys_of(read: CatalogVectors, kept: Mask) -> list[bytes]:
+    """The hashes of the pictures of `image_table`, in its order."""
+    mine = kept[read.found.images["product"].to_numpy()]
+    return [key for key, taken in zip(read.embedded.keys, mine, strict=True) if key and taken]

@@ -137,7 +137,7 @@ def build_index(
                 f"rejected, see {out / REJECTS}"
             )
         _write_products(work / PRODUCTS, found, usable)
-        _write_images(work / IMAGES, found, embedded, usable)
+        _write_images(work / IMAGES, found, embedded, cache, usable)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
             shoplens_version=_version(),
@@ -178,7 +178,8 @@ def _add_previous(cache: VectorCache, out: Path, encoder: Encoder) -> Manifest |
         previous = open_index(out, encoder=encoder)
     except IndexFolderError:
         return None
-    cache.add_array([bytes.fromhex(key) for key in previous.images.sha256], previous.vectors)
+    keys = [bytes.fromhex(key) for key in previous.images.sha256]
+    cache.add_array(keys, previous.vectors, previous.images.phash)
     return previous.manifest
 
 
@@ -267,13 +268,16 @@ def _write_products(path: Path, found: Spool, usable: Mask) -> None:
             writer.write_batch(batch.filter(pa.array(keep)))
 
 
-def _write_images(path: Path, found: Spool, embedded: Embedded, usable: Mask) -> None:
+def _write_images(
+    path: Path, found: Spool, embedded: Embedded, cache: VectorCache, usable: Mask
+) -> None:
     images = found.images.filter(pa.array(_usable_images(embedded)))
     new_rows = np.cumsum(usable) - 1  # rows of products move up where some are dropped
-    keys = [key.hex() for key in embedded.keys if key is not None]
+    keys = [key for key in embedded.keys if key is not None]
     columns = {name: images[name] for name in images.column_names}
     columns["product"] = pa.array(new_rows[images["product"].to_numpy()])
-    columns["sha256"] = pa.array(keys, pa.string())
+    columns["sha256"] = pa.array([key.hex() for key in keys], pa.string())
+    columns["phash"] = pa.array(cache.gather_hashes(keys))
     pq.write_table(pa.table(columns, schema=IMAGE_SCHEMA), path)
 
 

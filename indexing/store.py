@@ -35,7 +35,7 @@ from indexing.models.protocol import Encoder
 from indexing.table import Images, Products
 from indexing.vectors import ExactIndex, VectorIndex
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MANIFEST = "manifest.json"
 STAGING = ".staging"

@@ -39,6 +39,7 @@ IMAGE_SCHEMA = pa.schema(
         ("path", pa.string()),
         pa.field("role", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.uint64(), nullable=False),
     ]
 )
 
@@ -138,6 +139,7 @@ class Images:
     path: list[str | None]  # the file, None for a URL
     role: list[str]  # "main" or "additional"
     sha256: list[str]  # of the picture's bytes
+    phash: NDArray[np.uint64]  # see indexing/phash.py
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Images:
@@ -147,6 +149,7 @@ class Images:
             path=table["path"].to_pylist(),
             role=table["role"].to_pylist(),
             sha256=table["sha256"].to_pylist(),
+            phash=table["phash"].to_numpy().astype(np.uint64),
         )
 
     def __len__(self) -> int:

@@ -60,6 +60,7 @@ def opened(products: list[Product], vectors: NDArray[np.float32]) -> OpenIndex:
         path=[None if image.path is None else str(image.path) for _, image in pictures],
         role=[image.role for _, image in pictures],
         sha256=["0" * 64] * count,
+        phash=np.zeros(count, np.uint64),
     )
     table = Products(pa.Table.from_batches([product_batch(products)]))
     index = ExactIndex.from_vectors(vectors)

@@ -28,6 +28,8 @@ from indexing.embed import (
     embed_pictures,
 )
 from indexing.errors import CatalogError, IndexFolderError
+from indexing.match_fit import calibrate
+from indexing.match_record import MatchRecord
 from indexing.messages import printable
 from indexing.models.protocol import Encoder
 from indexing.spool import ROWS, Spool, spool
@@ -50,7 +52,7 @@ from indexing.store import (
     open_index,
     remove_leftovers,
 )
-from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
+from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA, Images
 from indexing.vectors import ExactIndex
 
 # Above this share of missing pictures, a disk or server is taken to be out of reach.
@@ -92,7 +94,9 @@ def build_index(
 
     Pictures that the folder has vectors of, from the same encoder, are not encoded again;
     so does a build that was stopped go on. The old index serves until the new one is
-    complete. A product none of whose pictures can be used becomes a rejected row.
+    complete. A product none of whose pictures can be used becomes a rejected row. Last, the
+    index is asked for what it has and for what was taken out of it, which calibrates `no good
+    match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
 
     Raises CatalogError where no product is left, and IndexFolderError for a folder that
     holds something else, is being built by another process, or cannot be written. So it
@@ -157,7 +161,8 @@ def build_index(
         else:
             _write_vectors(work / VECTORS, embedded, cache, encoder.dim)
             _write_faiss(work / FAISS_INDEX, work / VECTORS)
-            manifest = manifest.model_copy(update={"files": _records(work, FILES)})
+            match = _calibrated(work, encoder, progress)
+            manifest = manifest.model_copy(update={"match": match, "files": _records(work, FILES)})
             commit(out, work, manifest)
         return BuildReport(
             folder=out,
@@ -313,6 +318,17 @@ def _write_faiss(path: Path, vectors_path: Path) -> None:
     ExactIndex.from_vectors(vectors).save(path)
     if not ExactIndex.load(path).holds(vectors):
         raise IndexFolderError(f"{path} does not read back as it was written: check the disk")
+
+
+def _calibrated(work: Path, encoder: Encoder, progress: Progress | None) -> MatchRecord:
+    return calibrate(
+        pq.read_table(work / PRODUCTS, columns=["title"])["title"].to_pylist(),
+        Images.from_table(pq.read_table(work / IMAGES)),
+        np.load(work / VECTORS, mmap_mode="r", allow_pickle=False),
+        ExactIndex.load(work / FAISS_INDEX),
+        encoder,
+        progress,
+    )
 
 
 def _version() -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from indexing.build import BuildReport
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
+    from indexing.match_record import MatchRecord
     from indexing.store import Manifest
 
 _PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
@@ -310,7 +311,26 @@ def _description(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield _fields_line(counts.fields_rejected)
     yield f"  encoder:  {encoder.name}, {encoder.dim} numbers a picture, {encoder.fingerprint[:12]}"
     yield f"  index:    {manifest.index.type}"
+    if manifest.match is not None:
+        yield from _match_lines(manifest.match)
     yield f"  files:    {len(manifest.files)}, {size / 1e6:,.1f} MB, all as the manifest says"
+
+
+def _match_lines(match: MatchRecord) -> Iterator[str]:
+    """How well the index knows, for each kind of query, whether it has what is asked for."""
+    for mode, record in match.modes.items():
+        limit = (
+            "no threshold reaches 95% precision"
+            if record.threshold is None
+            else f"good from {record.threshold:.2f}, which {record.found:.0%} of those with a "
+            "match reach"
+        )
+        yield (
+            f"  match:    {mode}: AUROC {record.auroc:.3f} (cosine alone "
+            f"{record.auroc_cosine:.3f}), {limit}; {record.asked:,} {record.queries}"
+        )
+    for mode, why in match.skipped.items():
+        yield f"  match:    {mode}: not calibrated: {why}"
 
 
 def _duration(seconds: float) -> str:

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from indexing.durable import LOCK, flush, replace_bytes, sha256_of
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
+from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
 from indexing.table import Images, Products
 from indexing.vectors import ExactIndex, VectorIndex
@@ -98,6 +99,7 @@ class Manifest(_Strict):
     generation: Annotated[str, StringConstraints(pattern=_GENERATION)]
     encoder: EncoderRecord
     index: IndexRecord
+    match: MatchRecord | None = None
     counts: IndexCounts
     files: dict[str, FileRecord]
 

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexing.errors import ModelError, QueryError
 from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index, read_manifest
+from search.confidence import Confidence
+from search.diversity import check_diversity, diverse, pool_size
+from search.fusion import Candidate, Fuse
+from search.hits import Answers, Hit
+from search.neighbours import Neighbours
 from search.query import Crop, Picture, load_picture, query_vector
+from search.rank import Ranker
 from search.rerank import OnRerank, Reranker
 from search.where import Mask, compile_where
 
 MAX_K = 10_000
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One product of an answer."""
-
-    rank: int  # from 1
-    product_id: str
-    score: float  # cosine of the query and the best picture
-    image: str  # that picture, as the catalog names it
-    image_path: Path | None  # its file; None for a URL
-    fields: dict[str, str | float]  # what is known of the product besides its id
-    match: float | None = None  # probability that the picture fits the text; None: not reranked
-
-    def to_json(self) -> dict[str, Any]:
-        """What the command line prints and the server sends: all but the picture's file."""
-        return {
-            "rank": self.rank,
-            "product_id": self.product_id,
-            "score": self.score,
-            "match": self.match,
-            "image": self.image,
-            "fields": self.fields,
-        }
 
 
 class SearchEngine:
@@ -53,6 +33,8 @@ class SearchEngine:
         """`encoder` must be the one that made the index; `open` checks that."""
         self._index = index
         self._encoder = encoder
+        self._ranker = Ranker(index)
+        self._confidence = Confidence(index)
 
     @classmethod
     def open(cls, folder: str | Path, *, model: str | None = None) -> SearchEngine:
@@ -87,9 +69,12 @@ class SearchEngine:
         image_weight: float = 1.0,
         text_weight: float = 1.0,
         minus_weight: float = 0.5,
+        fuse: Fuse = "max",
+        collapse: bool = False,
+        diversity: float = 0.0,
         itm_rerank: int | None = None,
         on_rerank: OnRerank | None = None,
-    ) -> list[Hit]:
+    ) -> Answers:
         """The k products nearest to a picture, a text or both, best first.
 
         `image` is a path, a picture file's bytes or an RGB PIL picture; `crop` is the
@@ -97,8 +82,15 @@ class SearchEngine:
         `minus` is one or more texts to turn away from. `where` is a filter (see
         search/where.py): with it, too, there are k answers whenever k products match.
 
-        A product with several pictures comes once, by its best one. Equal scores come
-        in the order of the catalog.
+        A product with several pictures comes once, by its best one, or with `fuse` "top2" by
+        the mean of its two best (see search/fusion.py). Equal scores come in the order of the
+        catalog. With `collapse` products whose main pictures are near-duplicates come once
+        (`Hit.duplicates`). `diversity`, from 0 to 1, trades nearness for answers that differ
+        from each other (see search/diversity.py). All of these change the order and leave the
+        scores what they are: the cosine of the query and the best picture.
+
+        The answers are a list of hits that also says how probable it is that the catalog has
+        what was asked for (`Answers.match_probability`, `good_match`).
 
         With `itm_rerank` the fusion encoder of an ALBEF index looks at the pictures of so
         many of the first products together with the text, and these come by falling
@@ -109,6 +101,7 @@ class SearchEngine:
         Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
+        check_diversity(diversity, k)
         reranker = (
             None
             if itm_rerank is None
@@ -129,18 +122,28 @@ class SearchEngine:
             text_weight=text_weight,
             minus_weight=minus_weight,
         )
-        if reranker is None:
-            return self._nearest(vector, k, allowed)
-        return reranker.reranked(self._nearest(vector, max(k, reranker.first), allowed), on_rerank)[
-            :k
-        ]
+        near = Neighbours(self._index, vector, allowed)
+        hits = self._hits(near, k, fuse, collapse, diversity, reranker, on_rerank)
+        plain = not minus and (picture is None or text is None or image_weight == text_weight)
+        if not plain:
+            return Answers(hits)
+        return Answers(hits, *self._confidence.of(near, image=picture is not None, text=bool(text)))
 
-    def similar(self, product_id: str, k: int = 10) -> list[Hit]:
+    def similar(
+        self,
+        product_id: str,
+        k: int = 10,
+        *,
+        fuse: Fuse = "max",
+        collapse: bool = False,
+        diversity: float = 0.0,
+    ) -> Answers:
         """The k products nearest to a product's main picture, itself left out.
 
-        Raises QueryError for an id that is not in the index.
+        The options are those of `search`. Raises QueryError for an id that is not in the index.
         """
         _check_k(k)
+        check_diversity(diversity, k)
         try:
             row = self._index.products.row_of(product_id)
         except KeyError:
@@ -151,44 +154,60 @@ class SearchEngine:
             raise QueryError(f"product {product_id!r} has no picture in the index")
         role = self._index.images.role
         main = next((picture for picture in pictures if role[picture] == "main"), pictures[0])
-        return self._nearest(self._index.vectors[main], k, ~own)
+        near = Neighbours(self._index, self._index.vectors[main], ~own)
+        return Answers(self._hits(near, k, fuse, collapse, diversity))
 
     def _matching(self, where: str) -> Mask:
         """Which vectors belong to a product that matches."""
         mask: Mask = compile_where(where).mask(self._index.products)[self._index.images.product]
         return mask
 
-    def _nearest(self, vector: NDArray[np.float32], k: int, allowed: Mask | None) -> list[Hit]:
-        owners = self._index.images.product
-        candidates = owners if allowed is None else owners[allowed]
-        wanted = min(k, int(np.count_nonzero(np.bincount(candidates))))
-        if not wanted:
-            return []
-        # A product may take several of the places, so ask for more until enough are seen.
-        fetch = min(2 * k, len(candidates))
-        while True:
-            scores, rows = self._index.index.search(vector[np.newaxis], fetch, allowed)
-            found = rows[0][rows[0] >= 0]
-            firsts = np.sort(np.unique(owners[found], return_index=True)[1])[:wanted]
-            if len(firsts) == wanted or fetch == len(candidates):
-                break
-            fetch = min(2 * fetch, len(candidates))
-        return [
-            self._hit(rank, int(found[place]), float(scores[0, place]))
-            for rank, place in enumerate(firsts, start=1)
-        ]
+    def _hits(
+        self,
+        near: Neighbours,
+        k: int,
+        fuse: Fuse,
+        collapse: bool,
+        diversity: float,
+        reranker: Reranker | None = None,
+        on_rerank: OnRerank | None = None,
+    ) -> list[Hit]:
+        """The answers out of a query's neighbours: ranked, reranked and then made diverse."""
+        wanted = max(k, pool_size(k) if diversity else 0, 0 if reranker is None else reranker.first)
+        found = self._ranker.ranked(near, wanted, fuse=fuse, collapse=collapse)
+        hits = [self._hit(rank, candidate) for rank, candidate in enumerate(found, start=1)]
+        if reranker is not None:
+            hits = reranker.reranked(hits, on_rerank)
+        if diversity:
+            hits = self._diverse(hits, found, k, diversity)
+        return hits[:k]
 
-    def _hit(self, rank: int, row: int, score: float) -> Hit:
+    def _diverse(
+        self, hits: list[Hit], found: list[Candidate], k: int, diversity: float
+    ) -> list[Hit]:
+        """The hits by marginal relevance: those with a match probability by that and first."""
+        candidates = {self._index.products.ids[c.product]: c for c in found}
+        own = [candidates[hit.product_id] for hit in hits]
+        vectors = self._index.vectors[[candidate.picture for candidate in own]]
+        first = sum(hit.match is not None for hit in hits)
+        matches = np.array([hit.match for hit in hits[:first]], np.float64)
+        order = diverse(matches, vectors[:first], k, diversity)
+        values = np.array([candidate.value for candidate in own[first:]], np.float64)
+        rest = diverse(values, vectors[first:], k - len(order), diversity, vectors[order])
+        order += [first + place for place in rest]
+        return [replace(hits[place], rank=rank) for rank, place in enumerate(order, start=1)]
+
+    def _hit(self, rank: int, candidate: Candidate) -> Hit:
         images, products = self._index.images, self._index.products
-        product = int(images.product[row])
-        path = images.path[row]
+        path = images.path[candidate.picture]
         return Hit(
             rank=rank,
-            product_id=products.ids[product],
-            score=score,
-            image=images.location[row],
+            product_id=products.ids[candidate.product],
+            score=candidate.score,
+            image=images.location[candidate.picture],
             image_path=None if path is None else Path(path),
-            fields=products.fields(product),
+            fields=products.fields(candidate.product),
+            duplicates=tuple(products.ids[product] for product in candidate.duplicates),
         )
 
 

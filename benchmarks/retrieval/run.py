@@ -221,8 +221,8 @@ def _embed(
     cache = VectorCache(folder / encoder.fingerprint[:16], encoder.dim)
     index = subject.index
     if index is not None and encoder is subject.encoder:
-        keys = [bytes.fromhex(key) for key in index.images.sha256]
-        cache.add_array(keys, index.vectors, index.images.phash)
+        known = [bytes.fromhex(key) for key in index.images.sha256]
+        cache.add_array(known, index.vectors, index.images.phash)
     shown = progress(f"{task.name}: {encoder.name}")
     gallery, bad_gallery, keys = _embed_side(task.gallery, encoder, cache, shown)
     if task.queries is task.gallery:

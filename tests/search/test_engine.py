@@ -22,7 +22,8 @@ from indexing.images import decode_image
 from indexing.store import EncoderRecord, IndexCounts, IndexRecord, Manifest, OpenIndex
 from indexing.table import Images, Products, product_batch
 from indexing.vectors import ExactIndex
-from search.engine import MAX_K, Hit, SearchEngine
+from search.engine import MAX_K, SearchEngine
+from search.hits import Hit
 
 SAME, ONE_OFF, TWO_OFF, OPPOSITE = (c / 48.25 for c in (48.25, 16.25, -15.75, -47.75))
 """Cosine of two plain colours of full channels, by the number of channels that differ."""
@@ -106,6 +107,7 @@ def test_every_part_of_a_hit(shop: SearchEngine) -> None:
         "score": hits[0].score,
         "match": None,
         "image": "red",
+        "duplicates": [],
         "fields": fields,
     }
 

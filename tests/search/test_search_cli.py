@@ -68,7 +68,10 @@ def test_json_lines(folder: Path) -> None:
             "score": hits[0].score,
             "match": None,
             "image": "red.png",
+            "duplicates": [],
             "fields": {"title": "Red [bold]mug[/bold]", "price": 5.5},
+            "match_probability": None,
+            "good_match": None,
         },
         {
             "rank": 2,
@@ -76,7 +79,10 @@ def test_json_lines(folder: Path) -> None:
             "score": hits[1].score,
             "match": None,
             "image": "magenta.png",
+            "duplicates": [],
             "fields": {},
+            "match_probability": None,
+            "good_match": None,
         },
     ]
     assert hits[1].score == pytest.approx(16.25 / 48.25, abs=1e-6)

@@ -22,6 +22,7 @@ from indexing.cli import show_progress
 from indexing.malloc import keep_freed_memory
 from indexing.match import probability
 from indexing.match_fit import Same, ask
+from indexing.match_record import Mode
 from indexing.models import load_encoder
 from indexing.vectors import inner_products
 from search.diversity import diverse, pool_size
@@ -79,14 +80,14 @@ def bootstrap_aurocs(
     return [Interval(*map(float, three)) for three in zip(means, lows, highs, strict=True)]
 
 
-def measure_match(shop: Shop, mode: str) -> dict[str, Any]:
+def measure_match(shop: Shop, mode: Mode) -> dict[str, Any]:
     """How well the calibration of `mode` does on queries that it has not seen."""
     index = shop.index
     titles = index.products.column("title").tolist()
     same = Same(titles, index.images, index.vectors)
     asks = ask(shop.queries, same, index.images, index.vectors, index.index)
     match = index.manifest.match
-    record = None if match is None else match.modes.get(mode)  # type: ignore[call-overload]
+    record = None if match is None else match.modes.get(mode)
     if record is None:
         return {"shop": shop.name, "mode": mode, "calibrated": False}
     queries = len(asks.right)
@@ -206,18 +207,17 @@ def main(
     with show_progress() as progress:
         icons, photos = grocery_shops(data, work, encoder, progress)
         fashion = fashion_shop(data, work, encoder, progress)
-    results = {
-        "match": [
-            measure_match(icons, "image"),
-            measure_match(photos, "image"),
-            measure_match(fashion, "text"),
-        ],
-        "fusion": {photos.name: measure_fusion(photos)},
-        "lists": [measure_lists(photos), measure_lists(fashion)],
-    }
+    matches = [
+        measure_match(icons, "image"),
+        measure_match(photos, "image"),
+        measure_match(fashion, "text"),
+    ]
+    fusion = {"shop": photos.name, **measure_fusion(photos)}
+    lists = [measure_lists(photos), measure_lists(fashion)]
+    results = {"match": matches, "fusion": fusion, "lists": lists}
     (work / "answers.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     console = Console(width=140)
-    for part in (*results["match"], *results["fusion"].values(), *results["lists"]):
+    for part in (*matches, fusion, *lists):
         table = Table(box=None, show_header=False)
         for name, value in part.items():
             table.add_row(name, str(value))

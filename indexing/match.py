@@ -57,18 +57,18 @@ def features(scores: NDArray[np.float32], background: NDArray[np.float32]) -> Fl
 
 
 def probability(record: ModeRecord, found: Floats) -> float:
-    """The probability that the first answer is right, of the features of the answers."""
+    """The probability that what is asked for is there, of the features of the answers."""
     return _sigmoid(float(found @ np.array(record.weights)) + record.bias)
 
 
-def fit(found: Floats, right: Bools) -> tuple[Floats, float]:
+def fit(found: Floats, there: Bools) -> tuple[Floats, float]:
     """Weights, float64 [f], and bias of a logistic regression with a small ridge penalty.
 
     By Newton's method (iteratively reweighted least squares) on standardised features.
 
     Args:
         found: float64 [n, f].
-        right: bool [n].
+        there: bool [n], what is to be told.
     """
     mean, spread = found.mean(axis=0), np.maximum(found.std(axis=0), _SMALL)
     inputs = np.column_stack([(found - mean) / spread, np.ones(len(found))])
@@ -76,7 +76,7 @@ def fit(found: Floats, right: Bools) -> tuple[Floats, float]:
     beta = np.zeros(inputs.shape[1])
     for _ in range(_STEPS):
         chance = 1 / (1 + np.exp(-np.clip(inputs @ beta, -500, 500)))
-        slope = inputs.T @ (chance - right) + penalty @ beta
+        slope = inputs.T @ (chance - there) + penalty @ beta
         curve = (inputs * (chance * (1 - chance))[:, np.newaxis]).T @ inputs + penalty
         step = np.linalg.solve(curve, slope)
         beta -= step
@@ -86,7 +86,7 @@ def fit(found: Floats, right: Bools) -> tuple[Floats, float]:
     return weights, float(beta[-1] - weights @ mean)
 
 
-def held_out(found: Floats, right: Bools, products: Ints) -> Floats:
+def held_out(found: Floats, there: Bools, products: Ints) -> Floats:
     """The probability of each ask by a model that saw no query of its product, float64 [n].
 
     Products are dealt to FOLDS parts in their order.
@@ -96,7 +96,7 @@ def held_out(found: Floats, right: Bools, products: Ints) -> Floats:
     for fold in range(FOLDS):
         own = number % FOLDS == fold
         if own.any():
-            weights, bias = fit(found[~own], right[~own])
+            weights, bias = fit(found[~own], there[~own])
             chances[own] = [_sigmoid(value) for value in found[own] @ weights + bias]
     return chances
 
@@ -110,19 +110,19 @@ def auroc(values: Floats, positive: Bools) -> float:
     return float(wins / (positive.sum() * (~positive).sum()))
 
 
-def threshold(chances: Floats, right: Bools, products: Ints) -> float | None:
+def threshold(chances: Floats, there: Bools, products: Ints) -> float | None:
     """The lowest probability at which PRECISION holds, None where none does.
 
-    It holds where Wilson's lower bound does (Wilson 1927, 95% two-sided) of the share of right
-    first answers among the asks at or above it, if these are of MIN_SAID products or more.
+    It holds where Wilson's lower bound does (Wilson 1927, 95% two-sided) of the share of asks whose
+    product is there among those at or above it, if these are of MIN_SAID products or more.
     """
     order = np.argsort(-chances, kind="stable")
-    right_so_far = np.cumsum(right[order])
+    there_so_far = np.cumsum(there[order])
     first_seen = np.zeros(len(order), np.int64)
     first_seen[np.unique(products[order], return_index=True)[1]] = 1
     different = np.cumsum(first_seen)
     ends = np.flatnonzero(np.append(np.diff(chances[order]) != 0, True))  # never between equals
-    share = right_so_far[ends] / (ends + 1)
+    share = there_so_far[ends] / (ends + 1)
     good = [
         int(end)
         for end, part in zip(ends, share, strict=True)

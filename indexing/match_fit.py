@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,6 @@ from indexing.table import Images
 from indexing.titles import normalise_title
 from indexing.vectors import VectorIndex
 
-MIN_RIGHT = 10  # right first answers; with fewer there is nothing to learn from
 _FETCH = 128  # pictures of each query that are looked at first
 _DIGITS = 6  # that are kept: more are rounding noise
 
@@ -63,23 +61,24 @@ class Same:
     def __init__(self, titles: Titles, images: Images, vectors: Floats) -> None:
         self.mains = main_pictures(images.product, images.role, len(titles))
         self._near = NearDuplicates(self.mains, vectors, images.phash)
-        self._titles = [normalise_title(title or "") for title in titles]
-        self._titled: dict[str, list[int]] = defaultdict(list)
-        for product, title in enumerate(self._titles):
-            if title:
-                self._titled[title].append(product)
-        self._owners: dict[str, set[int]] = defaultdict(set)
-        self._pictures: dict[int, list[str]] = defaultdict(list)
-        for product, key in zip(images.product.tolist(), images.sha256, strict=True):
-            self._owners[key].add(product)
-            self._pictures[product].append(key)
+        self._owners = images.product
+        self._files = _numbered(images.sha256)
+        self._titles = _numbered(normalise_title(title or "") for title in titles)
+        self._titled = np.array([bool(normalise_title(title or "")) for title in titles], np.bool_)
 
     def of(self, product: int) -> Set[int]:
         """The product itself and all that are the same."""
-        found = {product, *self._titled.get(self._titles[product], ())}
-        for key in self._pictures[product]:
-            found |= self._owners[key]
-        return found.union(self._near.of(product).tolist())
+        found = {product, *self._near.of(product).tolist()}
+        if self._titled[product]:
+            found.update(np.flatnonzero(self._titles == self._titles[product]).tolist())
+        files = self._files[self._owners == product]
+        return found.union(self._owners[np.isin(self._files, files)].tolist())
+
+
+def _numbered(texts: Iterable[str]) -> Ints:
+    """A number for each text, int64 [n], the same for equal ones."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(text, len(numbers)) for text in texts], np.int64)
 
 
 def calibrate(
@@ -121,33 +120,31 @@ def calibrate(
 
 
 def record_of(how: str, asks: Asks) -> ModeRecord:
-    """The model of these asks, and what it is worth. Raises NoQueriesError."""
+    """The model of these asks, and what it is worth.
+
+    What it learns is whether the product is there. Whether the first answer is right is another
+    question with nearly the same answer: a model that learns that instead tells right first
+    answers no better, and missing products worse.
+    """
     queries = len(asks.right)
-    products = len(np.unique(asks.products))
-    if asks.right.sum() < MIN_RIGHT:
-        raise NoQueriesError(
-            f"{asks.right.sum()} of {queries} queries find their product first; at least "
-            f"{MIN_RIGHT} are needed"
-        )
     found = asks.features.reshape(2 * queries, -1)
-    right = np.concatenate([asks.right, np.zeros(queries, np.bool_)])
-    owners = np.tile(asks.products, 2)
     there = np.arange(2 * queries) < queries
-    chances = held_out(found, right, owners)
-    limit = threshold(chances, right, owners)
+    owners = np.tile(asks.products, 2)
+    chances = held_out(found, there, owners)
+    limit = threshold(chances, there, owners)
     said = np.zeros(2 * queries, np.bool_) if limit is None else chances >= limit
-    weights, bias = fit(found, right)
+    weights, bias = fit(found, there)
     return ModeRecord(
         queries=how,
         asked=queries,
-        products=products,
+        products=len(np.unique(asks.products)),
         weights=tuple(_rounded(weight) for weight in weights),
         bias=_rounded(bias),
         auroc=_rounded(auroc(chances, there)),
         auroc_cosine=_rounded(auroc(found[:, 0], there)),
         right=_rounded(asks.right.mean()),
         threshold=None if limit is None else _rounded(limit),
-        precision=None if limit is None else _rounded(right[said].mean()),
+        precision=None if limit is None else _rounded(there[said].mean()),
         found=None if limit is None else _rounded(said[there].mean()),
     )
 

@@ -28,15 +28,16 @@ class ModeRecord(_Frozen):
         asked: Queries; each asked twice.
         products: Different products among them.
         weights: Of the features of indexing/match.py, in their order.
-        bias: Added to the weighted features; the sum is the log-odds of a right first answer.
+        bias: Added to the weighted features; the sum is the log-odds of the product being there,
+            where as many queries have their product in the index as have not.
         auroc: How well the probability tells a query whose product is there from one whose
             product is not; held out, by product.
         auroc_cosine: The same of the best cosine alone.
         right: Share of the queries with their product in the index whose first answer is it.
         threshold: The probability from which an answer counts as a good match; None where no
             threshold reaches the precision.
-        precision: Share of right first answers among the asks at or above it; held out.
-        found: Share of the queries with their product in the index at or above it; held out.
+        precision: Share of asks whose product is there among those at or above it; held out.
+        found: Share of those with their product in the index that are at or above it; held out.
     """
 
     queries: str

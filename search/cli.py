@@ -97,7 +97,7 @@ def search(
 
         shoplens search shop-index --text "red mug with a lid" --itm-rerank 128
 
-    Where the index can tell, answers that are probably wrong stand below `no good match`.
+    Where the index can tell that the shop hardly has it, `no good match` stands first.
 
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
     Text is compared without regard to case; names with spaces stand in `back quotes`.
@@ -139,7 +139,7 @@ def search(
 
         if hits.good_match is False:
             typer.echo(
-                f"no good match: the first answer is right with a probability of "
+                f"no good match: the shop has this with a probability of "
                 f"{hits.match_probability:.0%}"
             )
         table = _table(hits, matches=itm_rerank is not None, faded=hits.good_match is False)

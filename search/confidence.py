@@ -25,7 +25,7 @@ class Confidence:
         return vectors
 
     def of(self, near: Neighbours, *, image: bool, text: bool) -> tuple[float | None, bool | None]:
-        """The probability that the nearest product is right, and whether that is a good match.
+        """The probability that the catalog has what is asked for, and whether it is good enough.
 
         Both None where the index has no calibration for such a query or fewer than two
         products match; the second also where it has no threshold.

@@ -4,7 +4,10 @@ Carbonell and Goldstein, SIGIR 1998: the next answer is the one with the largest
 
     lambda * relevance - (1 - lambda) * largest similarity to an answer before it
 
-with lambda = 1 - diversity.
+with lambda = 1 - diversity. Cosines of a text with pictures lie much closer together than those of
+pictures with each other, and each encoder has its own range. So the relevance is the cosine as a
+share of the way from the worst to the best candidate: the same diversity then does about the same
+for a text and for a photo.
 """
 
 from __future__ import annotations
@@ -33,6 +36,13 @@ def check_diversity(diversity: float, k: int) -> None:
 def pool_size(k: int) -> int:
     """How many candidates k diverse answers are chosen from."""
     return max(POOL, 2 * k)
+
+
+def relative(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The values, float64 [n], between the smallest (0) and the largest (1); all 1 if equal."""
+    if not len(values) or np.ptp(values) == 0:
+        return np.ones(len(values))
+    return np.asarray((values - values.min()) / np.ptp(values))
 
 
 def diverse(

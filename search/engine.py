@@ -13,7 +13,7 @@ from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index, read_manifest
 from search.confidence import Confidence
-from search.diversity import check_diversity, diverse, pool_size
+from search.diversity import check_diversity, diverse, pool_size, relative
 from search.fusion import Candidate, Fuse
 from search.hits import Answers, Hit
 from search.neighbours import Neighbours
@@ -193,7 +193,7 @@ class SearchEngine:
         matches = np.array([hit.match for hit in hits[:first]], np.float64)
         order = diverse(matches, vectors[:first], k, diversity)
         values = np.array([candidate.value for candidate in own[first:]], np.float64)
-        rest = diverse(values, vectors[first:], k - len(order), diversity, vectors[order])
+        rest = diverse(relative(values), vectors[first:], k - len(order), diversity, vectors[order])
         order += [first + place for place in rest]
         return [replace(hits[place], rank=rank) for rank, place in enumerate(order, start=1)]
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from indexing.store import OpenIndex
 from search.where import Mask
 
+_LEAST = 20  # pictures; fetching them costs what fetching one does
+
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -34,8 +36,8 @@ class Neighbours:
 
     def fetch(self, pictures: int) -> None:
         """Fetch at least so many, or all there are."""
-        wanted = min(pictures, self._most)
-        if self.complete or wanted <= len(self.rows):
+        wanted = min(max(pictures, _LEAST), self._most)
+        if self.complete or pictures <= len(self.rows):
             return
         scores, rows = self._index.index.search(self.query[np.newaxis], wanted, self.allowed)
         found = rows[0] >= 0

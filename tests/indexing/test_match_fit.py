@@ -74,8 +74,10 @@ def test_further_pictures_are_asked_for(tmp_path: Path, tiny_encoder: Any) -> No
     assert record.threshold is not None
     assert record.precision is not None
     assert record.precision >= 0.95
-    # All titles are grey to the tiny encoder, so none finds its own product.
-    assert "queries find their product first" in index.manifest.match.skipped["text"]
+    # All titles are grey to the tiny encoder: whether a product is there makes no difference.
+    text = index.manifest.match.modes["text"]
+    assert text.auroc < 0.6
+    assert text.threshold is None
     both = index.manifest.match.modes["image+text"]
     assert both.queries == "further pictures with titles"
 

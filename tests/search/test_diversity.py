@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from indexing.errors import QueryError
-from search.diversity import MAX_DIVERSE, check_diversity, diverse
+from search.diversity import MAX_DIVERSE, check_diversity, diverse, relative
 
 
 def units(count: int, seed: int, dim: int = 5) -> NDArray[np.float32]:
@@ -69,6 +69,12 @@ def test_a_copy_of_an_answer_waits_for_something_else() -> None:
 def test_the_first_of_equals_is_taken() -> None:
     same = np.tile(units(1, 0), (5, 1))
     assert diverse(np.full(5, 0.5), same, 5, 1.0) == [0, 1, 2, 3, 4]
+
+
+def test_relevance_is_the_share_of_the_way_to_the_best() -> None:
+    assert relative(np.array([0.3, 0.2, 0.25])).tolist() == pytest.approx([1, 0, 0.5])
+    assert relative(np.array([0.3, 0.3])).tolist() == [1, 1]
+    assert relative(np.array([])).tolist() == []
 
 
 @pytest.mark.parametrize("diversity", [-0.1, 1.5, math.nan])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from indexing.errors import QueryError
-from search.fusion import GAP_PICTURES, Fusion, PicturesOf
+from search.fusion import Fusion, PicturesOf
 from search.neighbours import Neighbours
 
 
@@ -44,13 +43,11 @@ def test_two_good_pictures_beat_one_better(make_index: Any) -> None:
     assert best.value == pytest.approx(0.75)
 
 
-def test_a_lone_picture_counts_as_if_its_product_had_the_usual_second_one(make_index: Any) -> None:
-    # Drops of .2 and .4 around it: their median is .3, so .84 counts as .84 - .15 = .69.
-    owners = [0, 0, 1, 1, 2]
-    vectors = np.array([unit(c) for c in (0.9, 0.7, 0.9, 0.5, 0.84)], np.float32)
-    found = fused(make_index(owners, vectors), "top2").first(3)
-    assert [c.product for c in found] == [0, 1, 2]
-    assert [c.value for c in found] == pytest.approx([0.8, 0.7, 0.69], abs=1e-6)
+def test_a_lone_picture_counts_as_it_is(make_index: Any) -> None:
+    vectors = np.array([unit(c) for c in (0.9, 0.7, 0.9, 0.5, 0.75)], np.float32)
+    found = fused(make_index([0, 0, 1, 1, 2], vectors), "top2").first(3)
+    assert [c.product for c in found] == [0, 2, 1]
+    assert [c.value for c in found] == pytest.approx([0.8, 0.75, 0.7], abs=1e-6)
 
 
 def test_where_no_product_has_two_pictures_both_ways_agree(make_index: Any) -> None:
@@ -65,7 +62,7 @@ def test_a_filter_takes_second_pictures_away_too(make_index: Any) -> None:
     index = make_index([0, 0, 1, 1], vectors)
     allowed = np.array([True, False, True, True])
     assert [c.value for c in fused(index, "top2", allowed).first(2)] == pytest.approx(
-        [0.9 - 0.05, 0.65], abs=1e-6
+        [0.9, 0.65], abs=1e-6
     )
 
 
@@ -82,10 +79,7 @@ def by_loops(
     kept = [row for row in order if allowed[row]]
     for row in kept:
         own.setdefault(owners[row], []).append(float(scores[row]))
-    around = {owners[row] for row in kept[:GAP_PICTURES]}
-    drops = [own[p][0] - own[p][1] for p in around if len(own[p]) > 1]
-    drop = median(drops) / 2 if drops else 0.0
-    values = {p: (s[0] + s[1]) / 2 if len(s) > 1 else s[0] - drop for p, s in own.items()}
+    values = {p: (s[0] + s[1]) / 2 if len(s) > 1 else s[0] for p, s in own.items()}
     return sorted(values.items(), key=lambda item: (-item[1], item[0]))
 
 

@@ -295,7 +295,7 @@ def test_a_picture_through_standard_input_is_read_up_to_the_limit(
 
 
 def calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None) -> None:
-    """Makes every text's first answer right with a probability of 3 in 4."""
+    """Makes every text's product there with a probability of 3 in 4."""
     record = ModeRecord(
         queries="titles", asked=1, products=1, weights=(0.0, 0.0, 0.0), bias=math.log(3),
         auroc=0.9, auroc_cosine=0.8, right=0.5, threshold=threshold, precision=0.95, found=0.5,
@@ -312,7 +312,7 @@ def calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float |
 @pytest.mark.parametrize(
     ("threshold", "good", "first"),
     [
-        (0.8, False, "no good match: the first answer is right with a probability of 75%"),
+        (0.8, False, "no good match: the shop has this with a probability of 75%"),
         (0.7, True, None),
         (None, None, None),
     ],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import typer
@@ -25,12 +25,13 @@ from indexing.match_fit import Same, ask
 from indexing.match_record import Mode
 from indexing.models import load_encoder
 from indexing.vectors import inner_products
-from search.diversity import diverse, pool_size
+from search.diversity import diverse, pool_size, relative
 from search.fusion import Fuse
 from search.neighbours import Neighbours
 from search.rank import Ranker
 
 KS = (1, 5, 10)
+SEVERAL = 8  # photos
 DIVERSITIES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7)
 RESAMPLES = 1000
 
@@ -96,13 +97,17 @@ def measure_match(shop: Shop, mode: Mode) -> dict[str, Any]:
     there = np.arange(2 * queries) < queries
     right = np.concatenate([asks.right, np.zeros(queries, np.bool_)])
     clusters = np.tile(asks.products, 2)
-    model, cosine, gain = bootstrap_aurocs(np.column_stack([chances, found[:, 0]]), there, clusters)
+    both = np.column_stack([chances, found[:, 0]])
+    model, cosine, gain = bootstrap_aurocs(both, there, clusters)
+    first_model, first_cosine, _ = bootstrap_aurocs(both, right, clusters)
     result: dict[str, Any] = {
         "shop": shop.name, "mode": mode, "calibrated": True, "queries": queries,
         "products": len(np.unique(asks.products)), "made_of": record.queries,
         "held_out_at_build": record.auroc,
         "right": str(cluster_bootstrap(asks.right.astype(float), asks.products)),
         "auroc": str(model), "auroc_cosine": str(cosine), "gain": str(gain),
+        "auroc of a right first answer": str(first_model),
+        "auroc_cosine of a right first answer": str(first_cosine),
         "threshold": record.threshold,
     }  # fmt: skip
     if record.threshold is not None:
@@ -125,20 +130,53 @@ def measure_match(shop: Shop, mode: Mode) -> dict[str, Any]:
 def measure_fusion(shop: Shop) -> dict[str, str]:
     """R@k of the two ways to fuse, and their paired difference."""
     ranker = Ranker(shop.index)
-    columns = [_recalls(shop, ranker, fuse) for fuse in ("max", "top2")]
+    everything = np.ones(len(shop.index.images), np.bool_)
+    columns = [_recalls(_answers(shop, ranker, f, everything), shop) for f in get_args(Fuse)]
     values = np.column_stack([*columns, columns[1] - columns[0]])
     found = summaries(values, shop.queries.products)
     names = [f"{what} R@{k}" for what in ("max", "top2", "top2 - max") for k in KS]
     return {name: str(summary.micro) for name, summary in zip(names, found, strict=True)}
 
 
-def _recalls(shop: Shop, ranker: Ranker, fuse: Fuse) -> Floats:
-    """float64 [queries, len(KS)]."""
-    rows = []
-    for vector, product in zip(shop.queries.vectors, shop.queries.products, strict=True):
-        found = ranker.ranked(Neighbours(shop.index, vector), max(KS), fuse=fuse)
-        rows.append([product in [c.product for c in found[:k]] for k in KS])
-    return np.array(rows, np.float64)
+def measure_lone(shop: Shop) -> dict[str, str]:
+    """The same where every other product has one photo and the others have SEVERAL: whether
+    `top2` favours the ones or the others."""
+    owners = shop.index.images.product
+    photos = np.array([role != "main" for role in shop.index.images.role], np.bool_)
+    kept = np.zeros(len(owners), np.bool_)
+    for product in np.unique(owners).tolist():
+        own = np.flatnonzero(photos & (owners == product))
+        kept[own[: SEVERAL if product % 2 else 1]] = True
+    ranker, asked = Ranker(shop.index), shop.queries.products
+    lone = asked % 2 == 0
+    results = {"asked for a lone photo": f"{lone.mean():.3f}"}
+    firsts = []
+    for fuse in get_args(Fuse):
+        answers = _answers(shop, ranker, fuse, kept)
+        first = _recalls(answers, shop)[:, 0]
+        firsts.append(first)
+        results |= {
+            f"{fuse} R@1": str(cluster_bootstrap(first, asked)),
+            f"{fuse} R@1 of lone photos": str(cluster_bootstrap(first[lone], asked[lone])),
+            f"{fuse} R@1 of others": str(cluster_bootstrap(first[~lone], asked[~lone])),
+            f"{fuse} lone first answers": f"{(answers[:, 0] % 2 == 0).mean():.3f}",
+        }
+    return {**results, "top2 - max R@1": str(cluster_bootstrap(firsts[1] - firsts[0], asked))}
+
+
+def _answers(shop: Shop, ranker: Ranker, fuse: Fuse, allowed: Bools) -> Ints:
+    """The first products of each query, int64 [queries, max(KS)]."""
+    lists = (
+        ranker.ranked(Neighbours(shop.index, vector, allowed), max(KS), fuse=fuse)
+        for vector in shop.queries.vectors
+    )
+    return np.array([[candidate.product for candidate in found] for found in lists])
+
+
+def _recalls(answers: Ints, shop: Shop) -> Floats:
+    """R@k of each query, float64 [queries, len(KS)]."""
+    right = answers == shop.queries.products[:, np.newaxis]
+    return np.stack([right[:, :k].any(axis=1) for k in KS], axis=1).astype(np.float64)
 
 
 def measure_lists(shop: Shop) -> dict[str, Any]:
@@ -158,7 +196,7 @@ def measure_lists(shop: Shop) -> dict[str, Any]:
         vectors = shop.index.vectors[[c.picture for c in pool]]
         row = []
         for diversity in DIVERSITIES:
-            chosen = diverse(values, vectors, 10, diversity)
+            chosen = diverse(relative(values), vectors, 10, diversity)
             row += [
                 any(pool[place].product in right for place in chosen),
                 _mean_similarity(vectors[chosen]),
@@ -213,11 +251,12 @@ def main(
         measure_match(fashion, "text"),
     ]
     fusion = {"shop": photos.name, **measure_fusion(photos)}
+    lone = {"shop": f"{photos.name}, every other product with one photo", **measure_lone(photos)}
     lists = [measure_lists(photos), measure_lists(fashion)]
-    results = {"match": matches, "fusion": fusion, "lists": lists}
+    results = {"match": matches, "fusion": fusion, "lone": lone, "lists": lists}
     (work / "answers.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     console = Console(width=140)
-    for part in (*matches, fusion, *lists):
+    for part in (*matches, fusion, lone, *lists):
         table = Table(box=None, show_header=False)
         for name, value in part.items():
             table.add_row(name, str(value))

@@ -294,6 +294,15 @@ def test_a_picture_through_standard_input_is_read_up_to_the_limit(
     assert "1,001 bytes, the limit is 1,000" in str(result.exception)
 
 
+@pytest.mark.usefixtures("redness")
+def test_reranked_answers_can_be_diverse_too(folder: Path) -> None:
+    rerank = (folder, "--text", "blue", "--itm-rerank")
+    # By match: magenta 1, red 1, blue 0; what was not looked at stays behind all that was.
+    assert answers(*rerank, "3", "--diversity", "0.9") == "m r b"
+    assert answers(*rerank, "2", "--diversity", "0.9") == "m b r"
+    assert answers(*rerank, "2", "--diversity", "1", "--collapse", "--fuse", "top2") == "m b r"
+
+
 def calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None) -> None:
     """Makes every text's product there with a probability of 3 in 4."""
     record = ModeRecord(

@@ -1,4 +1,11 @@
-"""Calibrates `no good match`: asks an index for what it has and for what was taken out of it."""
+"""Calibrates `no good match`: asks an index for what it has and for what was taken out of it.
+
+The record belongs to an index as it was built. Some products more or less change it little, so
+whoever adds or deletes may keep it; a build makes it anew. It needs at most MAX_QUERIES of each
+kind, whatever the size of the catalog, and encodes none but titles where products have several
+pictures. It takes an even chance of the product being there; a shop whose customers ask more
+often for what it has not is wrong about more of those it says it has.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +26,7 @@ from indexing.match import (
     threshold,
 )
 from indexing.match_queries import (
+    MIN_PRODUCTS,
     NoQueriesError,
     Queries,
     Titles,
@@ -124,9 +132,13 @@ def record_of(how: str, asks: Asks) -> ModeRecord:
 
     What it learns is whether the product is there. Whether the first answer is right is another
     question with nearly the same answer: a model that learns that instead tells right first
-    answers no better, and missing products worse.
+    answers no better, and missing products worse. Raises NoQueriesError for too few products.
     """
-    queries = len(asks.right)
+    queries, products = len(asks.right), len(np.unique(asks.products))
+    if products < MIN_PRODUCTS:
+        raise NoQueriesError(
+            f"{products} products that others are left besides; at least {MIN_PRODUCTS} are needed"
+        )
     found = asks.features.reshape(2 * queries, -1)
     there = np.arange(2 * queries) < queries
     owners = np.tile(asks.products, 2)
@@ -137,7 +149,7 @@ def record_of(how: str, asks: Asks) -> ModeRecord:
     return ModeRecord(
         queries=how,
         asked=queries,
-        products=len(np.unique(asks.products)),
+        products=products,
         weights=tuple(_rounded(weight) for weight in weights),
         bias=_rounded(bias),
         auroc=_rounded(auroc(chances, there)),

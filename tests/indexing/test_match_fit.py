@@ -13,7 +13,7 @@ from PIL import Image
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.match import DEPTH, background_rows, features
-from indexing.match_fit import Same, ask, calibrate
+from indexing.match_fit import Asks, Same, ask, calibrate, record_of
 from indexing.match_queries import (
     MAX_EACH,
     MIN_PRODUCTS,
@@ -129,6 +129,12 @@ def test_pictures_all_alike_break_nothing(tiny_encoder: Any) -> None:
     match = calibrate([None] * 60, images, vectors, index, tiny_encoder)
     assert match.modes == {}
     assert match.skipped["image"] == "all products are the same"
+
+
+def test_few_products_are_no_basis() -> None:
+    asks = Asks(np.zeros((2, 90, 3)), np.ones(90, np.bool_), np.arange(90) % 49)
+    with pytest.raises(NoQueriesError, match="49 products that others are left besides"):
+        record_of("titles", asks)
 
 
 def test_asks_against_plain_loops(tmp_path: Path, tiny_encoder: Any) -> None:

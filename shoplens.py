@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from indexing.models import load_encoder
     from indexing.models.protocol import Encoder
     from indexing.store import open_index
-    from search.engine import Hit, SearchEngine
+    from search.engine import SearchEngine
+    from search.hits import Answers, Hit
 
 __all__ = [
+    "Answers",
     "BuildReport",
     "Catalog",
     "Encoder",
@@ -66,7 +68,8 @@ _HOME = {
     "BuildReport": "indexing.build",
     "Catalog": "indexing.catalog",
     "Encoder": "indexing.models.protocol",
-    "Hit": "search.engine",
+    "Answers": "search.hits",
+    "Hit": "search.hits",
     "Product": "indexing.catalog.product",
     "ProductImage": "indexing.catalog.product",
     "SearchEngine": "search.engine",

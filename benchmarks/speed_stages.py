@@ -32,7 +32,8 @@ from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder
 from indexing.models.torchvision_repair import import_torchvision
 from indexing.store import OpenIndex, open_index
-from search.engine import Hit, SearchEngine
+from search.engine import SearchEngine
+from search.hits import Hit
 
 Vectors = NDArray[np.float32]
 Answers = list[list[str]]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
@@ -29,17 +30,24 @@ from indexing.committing import (
 from indexing.embed import BATCH_SIZE, SHARD_SIZE, Progress, VectorCache
 from indexing.errors import CatalogError, IndexFolderError
 from indexing.manifest import (
+    FAISS_INDEX,
     IMAGES,
     PRODUCTS,
     REJECTS,
     REMOVED,
+    VECTORS,
     EncoderRecord,
     IndexCounts,
     SegmentRecord,
 )
+from indexing.match_fit import calibrate
+from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
 from indexing.segment_files import keys_of, write_tables, write_vectors
+from indexing.segments import read_vectors
 from indexing.store import OpenIndex
+from indexing.table import Images
+from indexing.vectors import ExactIndex
 
 # Above this share of missing pictures, a disk or server is taken to be out of reach.
 MAX_MISSING = 0.05
@@ -80,7 +88,9 @@ def build_index(
 
     Pictures that the folder has vectors of, from the same encoder, are not encoded again;
     so does a build that was stopped go on. The old version serves until the new one is
-    complete. A product none of whose pictures can be used becomes a rejected row.
+    complete. A product none of whose pictures can be used becomes a rejected row. Last, the
+    index is asked for what it has and for what was taken out of it, which calibrates `no good
+    match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
 
     Raises CatalogError where no product is left, and IndexFolderError for a folder that
     holds something else, is being written by another process, or cannot be written. So it
@@ -113,7 +123,7 @@ def build_index(
                 f"no usable product: {counts.rows} rows and {counts.images_rejected} pictures "
                 f"rejected, see {out / REJECTS}"
             )
-        write_tables(work, read, read.usable)
+        write_tables(work, read, cache, read.usable)
         record = EncoderRecord.of(encoder)
         up_to_date = (
             previous is not None
@@ -136,6 +146,7 @@ def build_index(
                 out,
                 f"index of {catalog.path.name}",
                 record,
+                _calibrated(work, encoder, progress),
                 [segment],
                 counts.products,
                 counts.images,
@@ -153,6 +164,17 @@ def build_index(
             seconds=time.monotonic() - started,
             embed_seconds=read.embed_seconds,
         )
+
+
+def _calibrated(work: Path, encoder: Encoder, progress: Progress | None) -> MatchRecord:
+    return calibrate(
+        pq.read_table(work / PRODUCTS, columns=["title"])["title"].to_pylist(),
+        Images(pq.read_table(work / IMAGES)),
+        read_vectors(work / VECTORS),
+        ExactIndex.load(work / FAISS_INDEX),
+        encoder,
+        progress,
+    )
 
 
 def _refuse_missing(previous: OpenIndex, read: CatalogVectors) -> None:

@@ -90,7 +90,7 @@ def add_known(cache: VectorCache, folder: Path, encoder: Encoder) -> OpenIndex |
     except IndexFolderError:
         return None
     for segment in previous.segments:
-        cache.add_array(segment.hashes, segment.vectors)
+        cache.add_array(segment.keys, segment.vectors, segment.hashes)
     return previous
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
     from indexing.manifest import IndexCounts, Manifest
+    from indexing.match_record import MatchRecord
 
 _PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
 _SHOWN_REJECTS = 3
@@ -319,10 +320,29 @@ def _description(folder: Path, manifest: Manifest, earlier: Sequence[Manifest]) 
         yield _fields_line(first.fields_rejected)
     yield f"  encoder:  {encoder.name}, {encoder.dim} numbers a picture, {encoder.fingerprint[:12]}"
     yield f"  index:    {manifest.kind}"
+    if manifest.match is not None:
+        yield from _match_lines(manifest.match)
     files = sum(len(segment.files) for segment in manifest.segments)
     yield f"  files:    {files}, {manifest.bytes / 1e6:,.1f} MB, all as the manifest says"
     for old in earlier:
         yield f"  kept:     version {old.version}, {old.created:%Y-%m-%d %H:%M} UTC: {old.change}"
+
+
+def _match_lines(match: MatchRecord) -> Iterator[str]:
+    """How well the index knows, for each kind of query, whether it has what is asked for."""
+    for mode, record in match.modes.items():
+        limit = (
+            "no threshold reaches 95% precision"
+            if record.threshold is None
+            else f"good from {record.threshold:.2f}, which {record.found:.0%} of those with a "
+            "match reach"
+        )
+        yield (
+            f"  match:    {mode}: AUROC {record.auroc:.3f} (cosine alone "
+            f"{record.auroc_cosine:.3f}), {limit}; {record.asked:,} {record.queries}"
+        )
+    for mode, why in match.skipped.items():
+        yield f"  match:    {mode}: not calibrated: {why}"
 
 
 def _duration(seconds: float) -> str:

@@ -34,6 +34,7 @@ from indexing.manifest import (
     read_manifest,
     render_manifest,
 )
+from indexing.match_record import MatchRecord
 
 VERSIONS = "versions"
 KEPT_VERSIONS = 10  # earlier ones, as far as they rest on the newest bases
@@ -138,6 +139,7 @@ def next_version(
     folder: Path,
     change: str,
     encoder: EncoderRecord,
+    match: MatchRecord | None,
     segments: Sequence[SegmentRecord],
     products: int,
     images: int,
@@ -155,6 +157,7 @@ def next_version(
         version=last + 1,
         change=change,
         encoder=encoder,
+        match=match,
         segments=tuple(segments),
         products=products,
         images=images,
@@ -264,6 +267,7 @@ def roll_back(folder: Path, version: int | None = None) -> Manifest:
             folder,
             f"rollback to version {wanted.version}",
             wanted.encoder,
+            wanted.match,
             wanted.segments,
             wanted.products,
             wanted.images,

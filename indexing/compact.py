@@ -99,6 +99,7 @@ def _swap(before: OpenIndex, merged: SegmentRecord, work: Path) -> Manifest:
             folder,
             f"compaction of {len(old)} segments",
             current.encoder,
+            current.match,
             [segment, *current.segments[len(old) :]],
             current.products,
             current.images,

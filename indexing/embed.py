@@ -3,7 +3,8 @@
 Threads read, decode and preprocess ahead of the encoder. The work is cut into shards; each
 finished one goes to disk at once, so a stop loses at most one. A vector belongs to the
 SHA-256 of a picture's bytes: whatever bytes were encoded before, in this build or in the
-index that is replaced, are not encoded again.
+index that is replaced, are not encoded again. The perceptual hash of the decoded picture goes
+with its vector.
 
 What enters a batch is decided in catalog order and never carried over from shard to shard,
 so an undisturbed build and a resumed one encode the same batches, bit for bit.
@@ -33,6 +34,7 @@ from indexing.errors import ImageError
 from indexing.images import decoding, read_bytes
 from indexing.messages import reason
 from indexing.models.protocol import Encoder
+from indexing.phash import phash
 from indexing.processor import usable_cores
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ BATCH_SIZE = 16
 SHARD_SIZE = 1024
 
 Progress = Callable[[int, int], None]
+Hashes = NDArray[np.uint64]
 
 _KEY_BYTES = hashlib.sha256().digest_size
 # What zipfile and numpy raise on a file with wrong bytes; its checksums find them.
@@ -72,10 +75,11 @@ class Embedded:
 
 
 class VectorCache:
-    """Vectors by the SHA-256 of the picture's bytes, and the reasons of those that failed.
+    """Vectors and perceptual hashes by the SHA-256 of the picture's bytes, and the reasons of
+    those that failed.
 
-    Holds the places only: the vectors stay in the shards of `folder` and in the arrays
-    that were added.
+    Holds the places and the hashes only: the vectors stay in the shards of `folder` and in the
+    arrays that were added.
     """
 
     def __init__(self, folder: Path, dim: int) -> None:
@@ -83,6 +87,7 @@ class VectorCache:
         self._dim = dim
         self._places: dict[bytes, tuple[int, int]] = {}  # source, row
         self._sources: list[Path | Vectors] = []
+        self._hashes: list[Hashes] = []  # of each source
         self.failures: dict[bytes, str] = {}
         self._load = lru_cache(maxsize=_OPEN_SHARDS)(_read_vectors)
         self._next_shard = 0
@@ -93,23 +98,27 @@ class VectorCache:
     def __contains__(self, key: bytes) -> bool:
         return key in self._places or key in self.failures
 
-    def add_array(self, keys: Sequence[bytes], vectors: Vectors) -> None:
-        """Take vectors from elsewhere, float32 [n, dim], such as those of an older index."""
-        self._add(keys, vectors)
+    def add_array(self, keys: Sequence[bytes], vectors: Vectors, hashes: Hashes) -> None:
+        """Take vectors from elsewhere, float32 [n, dim], such as those of an older index, and
+        the pictures' hashes, uint64 [n]."""
+        self._add(keys, vectors, hashes)
 
-    def add_shard(self, keys: list[bytes], vectors: Vectors, failures: dict[bytes, str]) -> None:
+    def add_shard(
+        self, keys: list[bytes], vectors: Vectors, hashes: Hashes, failures: dict[bytes, str]
+    ) -> None:
         """Write a shard; once this returns, a crash does not lose it."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._next_shard:06d}.npz"
         arrays: dict[str, NDArray[Any]] = {
             "keys": _to_array(keys),
             "vectors": vectors,
+            "hashes": hashes,
             "failed": _to_array(list(failures)),
             "reasons": np.array(list(failures.values()), dtype=np.str_),
         }
         write_atomically(path, lambda temporary: _write_arrays(temporary, arrays))
         self._next_shard += 1
-        self._add(keys, path)
+        self._add(keys, path, hashes)
         self.failures.update(failures)
 
     def gather(self, keys: Sequence[bytes]) -> Vectors:
@@ -121,9 +130,15 @@ class VectorCache:
             vectors[row] = (self._load(source) if isinstance(source, Path) else source)[place]
         return vectors
 
-    def _add(self, keys: Sequence[bytes], source: Path | Vectors) -> None:
+    def gather_hashes(self, keys: Sequence[bytes]) -> Hashes:
+        """The perceptual hashes of known keys, uint64 [n]."""
+        places = (self._places[key] for key in keys)
+        return np.fromiter((self._hashes[source][row] for source, row in places), np.uint64)
+
+    def _add(self, keys: Sequence[bytes], source: Path | Vectors, hashes: Hashes) -> None:
         number = len(self._sources)
         self._sources.append(source)
+        self._hashes.append(hashes)
         for row, key in enumerate(keys):
             self._places.setdefault(key, (number, row))
 
@@ -132,13 +147,14 @@ class VectorCache:
             with np.load(path, allow_pickle=False) as arrays:
                 keys, failed = _to_keys(arrays["keys"]), _to_keys(arrays["failed"])
                 reasons = arrays["reasons"].tolist()
+                hashes = arrays["hashes"].astype(np.uint64, casting="safe")
                 whole = arrays["vectors"].shape == (len(keys), self._dim)
         except _SHARD_DAMAGE:
             whole = False
-        if not whole or len(failed) != len(reasons):
+        if not whole or len(failed) != len(reasons) or hashes.shape != (len(keys),):
             path.unlink()  # its pictures are encoded again
             return
-        self._add(keys, path)
+        self._add(keys, path, hashes)
         self.failures.update(zip(failed, reasons, strict=True))
 
 
@@ -179,6 +195,7 @@ class _Loaded:
 
     key: bytes | None = None
     pixels: torch.Tensor | None = None
+    phash: int = 0
     reason: str = ""
 
 
@@ -192,6 +209,7 @@ def _embed_shard(
     """Encode what is new among the pictures of one shard, and write it to disk."""
     waiting: dict[bytes, torch.Tensor] = {}  # the next batch
     new: dict[bytes, NDArray[np.float32]] = {}
+    hashes: dict[bytes, int] = {}
     failures: dict[bytes, str] = {}
     keys: list[bytes | None] = []
 
@@ -217,13 +235,16 @@ def _embed_shard(
             failures[item.key] = item.reason
         elif item.key not in failures:
             waiting[item.key] = item.pixels
+            hashes[item.key] = item.phash
             if len(waiting) == batch_size:
                 encode()
     if waiting:
         encode()
     if new or failures:
         vectors = np.stack(list(new.values())) if new else np.empty((0, encoder.dim), np.float32)
-        cache.add_shard(list(new), vectors, failures)
+        cache.add_shard(
+            list(new), vectors, np.array([hashes[key] for key in new], np.uint64), failures
+        )
     for number, key in enumerate(keys, first):
         if key is not None and key in cache.failures:
             result.failures[number] = cache.failures[key]
@@ -257,7 +278,7 @@ def _load(picture: ProductImage, encoder: Encoder, cache: VectorCache) -> _Loade
         return _Loaded(key)
     try:
         with decoding(data, at_least=encoder.image_size) as decoded:
-            return _Loaded(key, _preprocessed(decoded, encoder))
+            return _Loaded(key, _preprocessed(decoded, encoder), phash(decoded))
     except ImageError as error:
         return _Loaded(key, reason=str(error))
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
+from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
 
 SCHEMA_VERSION = 2
@@ -93,6 +94,7 @@ class Manifest(_Strict):
     Attributes:
         version: rises by one with each change, a rollback too.
         change: what made this version, for people.
+        match: how surely answers are told from none, as of the last build.
         segments: in the order of their making; a product of a later one replaces the product
             of that id in those before it.
         products, images: what a search can find.
@@ -104,6 +106,7 @@ class Manifest(_Strict):
     version: Annotated[int, Field(ge=1)]
     change: str
     encoder: EncoderRecord
+    match: MatchRecord | None
     segments: Annotated[tuple[SegmentRecord, ...], Field(min_length=1)]
     products: Count
     images: Count

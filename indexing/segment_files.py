@@ -30,17 +30,17 @@ from indexing.vectors import ExactIndex
 REMOVED_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False)])
 
 
-def write_tables(work: Path, read: CatalogVectors, kept: Mask) -> None:
+def write_tables(work: Path, read: CatalogVectors, cache: VectorCache, kept: Mask) -> None:
     """Products and pictures of those products of a catalog that `kept` marks, all of them
     usable; a segment of them removes nothing."""
     with pq.ParquetWriter(work / PRODUCTS, PRODUCT_SCHEMA) as writer:
         for first, batch in read.found.product_batches():
             writer.write_batch(batch.filter(pa.array(kept[first : first + batch.num_rows])))
-    pq.write_table(image_table(read, kept), work / IMAGES)
+    pq.write_table(image_table(read, cache, kept), work / IMAGES)
     _write_removed(work / REMOVED, [])
 
 
-def image_table(read: CatalogVectors, kept: Mask) -> pa.Table:
+def image_table(read: CatalogVectors, cache: VectorCache, kept: Mask) -> pa.Table:
     """The usable pictures of the products that `kept` marks, as rows of IMAGE_SCHEMA; their
     `product` counts those products only."""
     images = read.found.images
@@ -48,8 +48,9 @@ def image_table(read: CatalogVectors, kept: Mask) -> pa.Table:
     images = images.filter(pa.array(mine))
     columns = {name: images[name] for name in images.column_names}
     columns["product"] = pa.array((np.cumsum(kept) - 1)[images["product"].to_numpy()])
-    keys = [key.hex() for key, taken in zip(read.embedded.keys, mine, strict=True) if key and taken]
-    columns["sha256"] = pa.array(keys, pa.string())
+    keys = keys_of(read, kept)
+    columns["sha256"] = pa.array([key.hex() for key in keys], pa.string())
+    columns["phash"] = pa.array(cache.gather_hashes(keys), pa.uint64())
     return pa.table(columns, schema=IMAGE_SCHEMA)
 
 

@@ -48,9 +48,15 @@ class Segment:
     index: VectorIndex
 
     @property
-    def hashes(self) -> list[bytes]:
+    def keys(self) -> list[bytes]:
         """The SHA-256 of the bytes of each picture."""
         return [bytes.fromhex(text) for text in self.images["sha256"].to_pylist()]
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """The perceptual hash of each picture."""
+        hashes: NDArray[np.uint64] = self.images["phash"].to_numpy()
+        return hashes
 
 
 def open_segment(place: Path, record: SegmentRecord, dim: int) -> Segment:
@@ -213,6 +219,10 @@ class StackedVectors:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.float32, copy=False)
+
+
+# Vectors as whoever reads some of their rows needs them.
+VectorRows = Floats | StackedVectors
 
 
 def _check_file(path: Path, record: FileRecord) -> None:

@@ -20,7 +20,7 @@ from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA, product_batch
 
 ROWS = 4096  # rows that are in memory at once
 
-_IMAGES = pa.schema([field for field in IMAGE_SCHEMA if field.name != "sha256"])
+_IMAGES = pa.schema([field for field in IMAGE_SCHEMA if field.name not in ("sha256", "phash")])
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Spool:
 
     products: Path  # parquet, PRODUCT_SCHEMA
     product_rows: NDArray[np.int64]  # for each product the catalog's row where it begins
-    images: pa.Table  # IMAGE_SCHEMA without sha256; `product` is a row of `products`
+    images: pa.Table  # IMAGE_SCHEMA without the hashes; `product` is a row of `products`
 
     def pictures(self) -> Iterator[ProductImage]:
         """The pictures, in the order of `images`."""

@@ -15,14 +15,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from indexing.errors import IndexCorruptError, IndexFolderError
 from indexing.manifest import REBUILD, Manifest, check_encoder, read_manifest
 from indexing.models.protocol import Encoder
-from indexing.segments import Segment, SegmentedIndex, StackedVectors, living, open_segment
+from indexing.segments import (
+    Segment,
+    SegmentedIndex,
+    StackedVectors,
+    VectorRows,
+    living,
+    open_segment,
+)
 from indexing.table import Images, Products
 from indexing.vectors import VectorIndex
 
@@ -41,7 +46,7 @@ class OpenIndex:
     segments: tuple[Segment, ...]
     products: Products
     images: Images
-    vectors: NDArray[np.float32] | StackedVectors  # [n, dim], mapped read-only
+    vectors: VectorRows  # float32 [n, dim], mapped read-only
     index: VectorIndex
 
 

@@ -39,6 +39,7 @@ IMAGE_SCHEMA = pa.schema(
         ("path", pa.string()),
         pa.field("role", pa.string(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
+        pa.field("phash", pa.uint64(), nullable=False),
     ]
 )
 
@@ -174,9 +175,23 @@ class Images:
         path = self._table["path"][row].as_py()
         return None if path is None else Path(path)
 
-    def is_main(self, row: int) -> bool:
-        """Whether a picture is its product's main one."""
-        return str(self._table["role"][row]) == "main"
+    @cached_property
+    def main(self) -> NDArray[np.bool_]:
+        """Which pictures are their product's main one."""
+        main: NDArray[np.bool_] = pc.equal(self._table["role"], "main").to_numpy()
+        return main
+
+    @cached_property
+    def phash(self) -> NDArray[np.uint64]:
+        """The perceptual hash of each picture, see phash.py."""
+        hashes: NDArray[np.uint64] = self._table["phash"].to_numpy()
+        return hashes
+
+    @cached_property
+    def sha256(self) -> list[str]:
+        """Of each picture's bytes."""
+        hashes: list[str] = self._table["sha256"].to_pylist()
+        return hashes
 
     @property
     def table(self) -> pa.Table:

@@ -88,7 +88,7 @@ def update_index(
             shard_size=shard_size,
             progress=progress,
         )
-        changed = read.usable & ~_unchanged(read, previous)
+        changed = read.usable & ~_unchanged(read, cache, previous)
         counts = count(catalog, read, changed)
         up_to_date = not changed.any()
         manifest = previous.manifest
@@ -97,7 +97,7 @@ def update_index(
             rejects = folder / REJECTS
             (work / REJECTS).replace(rejects)
         else:
-            write_tables(work, read, changed)
+            write_tables(work, read, cache, changed)
             record = write_vectors(work, keys_of(read, changed), cache, encoder.dim)
             segment = SegmentRecord(
                 name=next_segment(folder),
@@ -161,6 +161,7 @@ def _commit_after(previous: OpenIndex, segment: SegmentRecord, work: Path, chang
         folder,
         change,
         encoder,
+        previous.manifest.match,
         [*previous.manifest.segments, segment],
         sum(part.products.num_rows for part in parts),
         sum(part.images.num_rows for part in parts),
@@ -169,11 +170,11 @@ def _commit_after(previous: OpenIndex, segment: SegmentRecord, work: Path, chang
     return manifest
 
 
-def _unchanged(read: CatalogVectors, previous: OpenIndex) -> Mask:
+def _unchanged(read: CatalogVectors, cache: VectorCache, previous: OpenIndex) -> Mask:
     """bool [products of the catalog]: held by the index with the same fields and pictures."""
     place = {product_id: row for row, product_id in enumerate(previous.products.ids)}
     held = _pictures(previous.images.table)
-    named = _pictures(image_table(read, read.usable))
+    named = _pictures(image_table(read, cache, read.usable))
     usable_rows = np.cumsum(read.usable) - 1
     unchanged = np.zeros(len(read.usable), np.bool_)
     for first, batch in read.found.product_batches():

@@ -10,7 +10,7 @@ from PIL import Image
 from indexing.errors import ImageError
 from indexing.images import read_image
 from indexing.sheet import SheetCell
-from search.engine import Hit
+from search.hits import Hit
 from search.sheet import contact_sheet
 
 _PREVIEW = 200  # pixels that a cell shows at most

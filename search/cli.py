@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from search.engine import Hit
+    from search.fusion import Fuse
+    from search.hits import Hit
     from search.query import Crop
     from search.rerank import OnRerank, RerankCost
 
@@ -50,6 +51,23 @@ def search(
     image_weight: Annotated[float, typer.Option(help="Weight of the photo.")] = 1.0,
     text_weight: Annotated[float, typer.Option(help="Weight of the words.")] = 1.0,
     minus_weight: Annotated[float, typer.Option(help="Weight of each --minus.")] = 0.5,
+    fuse: Annotated[
+        str,
+        typer.Option(
+            help="A product with several pictures counts by its best one (max) or by the mean of "
+            "its two best (top2)."
+        ),
+    ] = "max",
+    collapse: Annotated[
+        bool,
+        typer.Option(
+            "--collapse/--no-collapse",
+            help="Show products with nearly the same main picture once.",
+        ),
+    ] = False,
+    diversity: Annotated[
+        float, typer.Option(help="From 0 (nearest first) to 1 (as different as can be).")
+    ] = 0.0,
     itm_rerank: Annotated[
         int | None,
         typer.Option(
@@ -79,6 +97,8 @@ def search(
 
         shoplens search shop-index --text "red mug with a lid" --itm-rerank 128
 
+    Where the index can tell that the shop hardly has it, `no good match` stands first.
+
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
     Text is compared without regard to case; names with spaces stand in `back quotes`.
     """
@@ -103,17 +123,27 @@ def search(
             image_weight=image_weight,
             text_weight=text_weight,
             minus_weight=minus_weight,
+            fuse=cast("Fuse", fuse),
+            collapse=collapse,
+            diversity=diversity,
             itm_rerank=itm_rerank,
             on_rerank=on_rerank,
         )
     if as_json:
+        sure = {"match_probability": hits.match_probability, "good_match": hits.good_match}
         for hit in hits:
             # ASCII, so that no terminal setting and no odd file name can break a line.
-            typer.echo(json.dumps(hit.to_json(), allow_nan=False))
+            typer.echo(json.dumps({**hit.to_json(), **sure}, allow_nan=False))
     elif hits:
         from rich.console import Console
 
-        Console().print(_table(hits, matches=itm_rerank is not None))
+        if hits.good_match is False:
+            typer.echo(
+                f"no good match: the shop has this with a probability of "
+                f"{hits.match_probability:.0%}"
+            )
+        table = _table(hits, matches=itm_rerank is not None, faded=hits.good_match is False)
+        Console().print(table)
     if not hits:
         typer.echo("no product matches the filter" if where else "the index is empty", err=as_json)
     if sheet is not None:
@@ -211,14 +241,15 @@ def _reranking(wanted: int | None) -> Iterator[OnRerank | None]:
     )
 
 
-def _table(hits: Sequence[Hit], *, matches: bool = False) -> Table:
+def _table(hits: Sequence[Hit], *, matches: bool = False, faded: bool = False) -> Table:
+    """The hits; `matches` adds their match probabilities, and `faded` makes all grey."""
     from rich.table import Table
     from rich.text import Text
 
     from indexing.messages import one_line
     from search.answers import price_of
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, style="dim" if faded else "")
     table.add_column("#", justify="right")
     if matches:
         table.add_column("match", justify="right")
@@ -234,13 +265,18 @@ def _table(hits: Sequence[Hit], *, matches: bool = False) -> Table:
             *([match] if matches else []),
             f"{hit.score:.3f}",
             hit.product_id,
-            str(hit.fields.get("title", "")),
+            str(hit.fields.get("title", "")) + _others(hit),
             price_of(hit),
             hit.image,
         )
         # Text: brackets in a title are no markup. Control characters would reach the terminal.
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table
+
+
+def _others(hit: Hit) -> str:
+    """How many near-duplicates a hit stands for."""
+    return f" (+{len(hit.duplicates):,} alike)" if hit.duplicates else ""
 
 
 def _caption(text: str | None, minus: Sequence[str], where: str | None) -> str:

@@ -15,7 +15,8 @@ from indexing.images import read_image
 from indexing.models import load_encoder
 from indexing.sheet import stack_sheets
 from search.answers import answer_sheet
-from search.engine import Hit, SearchEngine
+from search.engine import SearchEngine
+from search.hits import Hit
 
 PHOTOS = 2
 TEXTS = ("green shoe", "yellow mug", "yellow dress")

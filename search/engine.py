@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from indexing.errors import ModelError, QueryError
 from indexing.manifest import read_manifest
 from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index
+from search.diversity import check_diversity
+from search.fusion import Fuse
+from search.hits import Answers
 from search.live import LiveIndex
+from search.neighbours import Neighbours
 from search.query import Crop, Picture, load_picture, query_vector
 from search.rerank import OnRerank, Reranker
-from search.where import Mask, compile_where
+from search.version import Version
 
 MAX_K = 10_000
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One product of an answer."""
-
-    rank: int  # from 1
-    product_id: str
-    score: float  # cosine of the query and the best picture
-    image: str  # that picture, as the catalog names it
-    image_path: Path | None  # its file; None for a URL
-    fields: dict[str, str | float]  # what is known of the product besides its id
-    match: float | None = None  # probability that the picture fits the text; None: not reranked
-
-    def to_json(self) -> dict[str, Any]:
-        """What the command line prints and the server sends: all but the picture's file."""
-        return {
-            "rank": self.rank,
-            "product_id": self.product_id,
-            "score": self.score,
-            "match": self.match,
-            "image": self.image,
-            "fields": self.fields,
-        }
 
 
 class SearchEngine:
@@ -57,6 +34,7 @@ class SearchEngine:
     def __init__(self, index: OpenIndex, encoder: Encoder) -> None:
         """`encoder` must be the one that made the index; `open` checks that."""
         self._live = LiveIndex(index, encoder)
+        self._version = Version(index, encoder)
 
     @classmethod
     def open(cls, folder: str | Path, *, model: str | None = None) -> SearchEngine:
@@ -91,9 +69,12 @@ class SearchEngine:
         image_weight: float = 1.0,
         text_weight: float = 1.0,
         minus_weight: float = 0.5,
+        fuse: Fuse = "max",
+        collapse: bool = False,
+        diversity: float = 0.0,
         itm_rerank: int | None = None,
         on_rerank: OnRerank | None = None,
-    ) -> list[Hit]:
+    ) -> Answers:
         """The k products nearest to a picture, a text or both, best first.
 
         `image` is a path, a picture file's bytes or an RGB PIL picture; `crop` is the
@@ -101,8 +82,15 @@ class SearchEngine:
         `minus` is one or more texts to turn away from. `where` is a filter (see
         search/where.py): with it, too, there are k answers whenever k products match.
 
-        A product with several pictures comes once, by its best one. Equal scores come
-        in the order of the catalog.
+        A product with several pictures comes once, by its best one, or with `fuse` "top2" by
+        the mean of its two best (see search/fusion.py). Equal scores come in the order of the
+        catalog. With `collapse` products whose main pictures are near-duplicates come once
+        (`Hit.duplicates`). `diversity`, from 0 to 1, trades nearness for answers that differ
+        from each other (see search/diversity.py). All of these change the order and leave the
+        scores what they are: the cosine of the query and the best picture.
+
+        The answers are a list of hits that also says how probable it is that the catalog has
+        what was asked for (`Answers.match_probability`, `good_match`).
 
         With `itm_rerank` the fusion encoder of an ALBEF index looks at the pictures of so
         many of the first products together with the text, and these come by falling
@@ -113,7 +101,9 @@ class SearchEngine:
         Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
-        index, encoder = self._live.current()
+        check_diversity(diversity, k)
+        version = self._current()
+        encoder = version.encoder
         reranker = (
             None
             if itm_rerank is None
@@ -121,7 +111,7 @@ class SearchEngine:
         )
         if crop is not None and image is None:
             raise QueryError("crop without an image: give the image to crop")
-        allowed = None if where is None else _matching(index, where)
+        allowed = None if where is None else version.matching(where)
         picture = None if image is None else load_picture(image, crop, at_least=encoder.image_size)
         vector = query_vector(
             encoder,
@@ -132,69 +122,50 @@ class SearchEngine:
             text_weight=text_weight,
             minus_weight=minus_weight,
         )
-        if reranker is None:
-            return _nearest(index, vector, k, allowed)
-        found = _nearest(index, vector, max(k, reranker.first), allowed)
-        return reranker.reranked(found, on_rerank)[:k]
+        near = Neighbours(version.index, vector, allowed)
+        hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank)
+        plain = not minus and (picture is None or text is None or image_weight == text_weight)
+        if not plain:
+            return Answers(hits)
+        return Answers(
+            hits, *version.confidence.of(near, image=picture is not None, text=bool(text))
+        )
 
-    def similar(self, product_id: str, k: int = 10) -> list[Hit]:
+    def similar(
+        self,
+        product_id: str,
+        k: int = 10,
+        *,
+        fuse: Fuse = "max",
+        collapse: bool = False,
+        diversity: float = 0.0,
+    ) -> Answers:
         """The k products nearest to a product's main picture, itself left out.
 
-        Raises QueryError for an id that is not in the index.
+        The options are those of `search`. Raises QueryError for an id that is not in the index.
         """
         _check_k(k)
-        index, _ = self._live.current()
+        check_diversity(diversity, k)
+        version = self._current()
+        index = version.index
         try:
             row = index.products.row_of(product_id)
         except KeyError:
             raise QueryError(f"product {product_id!r} is not in the index") from None
         own = index.images.product == row
-        pictures = np.flatnonzero(own).tolist()
-        if not pictures:
+        pictures = np.flatnonzero(own)
+        if not len(pictures):
             raise QueryError(f"product {product_id!r} has no picture in the index")
-        main = next((p for p in pictures if index.images.is_main(p)), pictures[0])
-        return _nearest(index, index.vectors[main], k, ~own)
+        main = pictures[np.argmax(index.images.main[pictures])]  # the first where none is
+        near = Neighbours(index, index.vectors[main], ~own)
+        return Answers(version.hits(near, k, fuse, collapse, diversity))
 
-
-def _matching(index: OpenIndex, where: str) -> Mask:
-    """Which vectors belong to a product that matches."""
-    mask: Mask = compile_where(where).mask(index.products)[index.images.product]
-    return mask
-
-
-def _nearest(
-    index: OpenIndex, vector: NDArray[np.float32], k: int, allowed: Mask | None
-) -> list[Hit]:
-    owners = index.images.product
-    candidates = owners if allowed is None else owners[allowed]
-    wanted = min(k, int(np.count_nonzero(np.bincount(candidates))))
-    if not wanted:
-        return []
-    # A product may take several of the places, so ask for more until enough are seen.
-    fetch = min(2 * k, len(candidates))
-    while True:
-        scores, rows = index.index.search(vector[np.newaxis], fetch, allowed)
-        found = rows[0][rows[0] >= 0]
-        firsts = np.sort(np.unique(owners[found], return_index=True)[1])[:wanted]
-        if len(firsts) == wanted or fetch == len(candidates):
-            break
-        fetch = min(2 * fetch, len(candidates))
-    return [
-        _hit(index, rank, int(found[place]), float(scores[0, place]))
-        for rank, place in enumerate(firsts, start=1)
-    ]
-
-
-def _hit(index: OpenIndex, rank: int, row: int, score: float) -> Hit:
-    product = int(index.images.product[row])
-    return Hit(
-        rank=rank,
-        product_id=index.products.id_of(product),
-        score=score,
-        image=index.images.location(row),
-        image_path=index.images.path(row),
-        fields=index.products.fields(product),
-    )
+    def _current(self) -> Version:
+        index, encoder = self._live.current()
+        version = self._version
+        if version.index is not index:
+            version = self._version = Version(index, encoder)
+        return version
 
 
 def _check_k(k: int) -> None:

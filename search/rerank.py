@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from search.engine import Hit
+    from search.hits import Hit
 
 MAX_RERANK = 1_000
 _TOGETHER = 32  # pictures that are read, then matched

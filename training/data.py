@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
-from training.split import join, normalise_title, position
+from indexing.titles import normalise_title
+from training.split import join, position
 
 
 @dataclass(frozen=True)

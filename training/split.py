@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Sequence
 
-_SPACE = re.compile(r"[\W_]+")
+from indexing.titles import normalise_title
+
 Mark = tuple[int, str]  # a kind and a value, such as (0, "red mug") for a title
-
-
-def normalise_title(title: str) -> str:
-    """Case, accents' form, punctuation and spacing taken away: what makes two titles one."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", title).casefold()).strip()
 
 
 def position(title: str, seed: int = 0) -> float:

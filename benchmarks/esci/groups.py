@@ -15,7 +15,7 @@ from benchmarks.esci.manifest import PARTS
 from benchmarks.esci.pictures import Pictures
 from benchmarks.esci.scan import Facts
 from benchmarks.esci.selection import Selection
-from training.split import normalise_title
+from indexing.titles import normalise_title
 
 TEST, VALIDATION, TRAIN = (PARTS.index(part) for part in ("test", "validation", "train"))
 # The paper's 80,000 test products of 710,000, and our validation set, which it has none of.

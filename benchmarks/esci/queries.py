@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from benchmarks.esci.manifest import LABELS, Label, Options, QueryCounts
 from benchmarks.esci.official import EXAMPLE_COLUMNS, in_chunks, parquet_batches
-from training.split import normalise_title
+from indexing.titles import normalise_title
 
 SCHEMA = pa.schema(
     [

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from benchmarks.esci.official import in_chunks, parquet_batches, reading
-from benchmarks.esci.phash import phash
 from benchmarks.esci.pictures import Paths
 from indexing.catalog.locations import ImageRoot, LocationError
 from indexing.durable import replace_bytes, write_atomically
@@ -30,6 +29,7 @@ from indexing.errors import BenchmarkError, FetchError, ImageError
 from indexing.fetch import fetch_image
 from indexing.images import decoding, read_bytes
 from indexing.messages import one_line, reason, shown
+from indexing.phash import phash
 from indexing.processor import usable_cores
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.esci.manifest import Options, PictureCounts
-from benchmarks.esci.phash import distance
 from benchmarks.esci.pictures import Pictures
 from benchmarks.esci.scan import Facts
 from indexing.errors import BenchmarkError
 from indexing.messages import printable, shown
+from indexing.phash import distance
 
 MAX_AUX = 10  # auxiliary pictures a product, as in the paper
 SAME_BITS = 4  # pHashes at most so far apart are one picture

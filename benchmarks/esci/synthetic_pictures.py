@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.esci.phash import distance, phash
 from benchmarks.esci.planted import CASES, Case, View
 from benchmarks.esci.scan import SCHEMA
 from benchmarks.esci.synthetic import Looks, product_ids
+from indexing.phash import distance, phash
 from indexing.rendering import ACCENTS, COLOURS, KINDS, PATTERNS, Thing, render
 
 SIDE = 112  # pixels of a drawn picture

@@ -222,7 +222,7 @@ def _embed(
     index = subject.index
     if index is not None and encoder is subject.encoder:
         for segment in index.segments:
-            cache.add_array(segment.hashes, segment.vectors)
+            cache.add_array(segment.keys, segment.vectors, segment.hashes)
     shown = progress(f"{task.name}: {encoder.name}")
     gallery, bad_gallery, keys = _embed_side(task.gallery, encoder, cache, shown)
     if task.queries is task.gallery:

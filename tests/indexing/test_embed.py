@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from indexing import images
 from indexing.catalog.product import ProductImage
 from indexing.embed import Embedded, VectorCache, embed_pictures
+from indexing.phash import phash
 
 
 def write_pictures(folder: Path, count: int, seed: int = 0) -> list[ProductImage]:
@@ -163,6 +164,7 @@ def test_a_stopped_run_goes_on_with_the_same_vectors(tmp_path: Path, fail_at: in
     assert resumed.keys == whole.keys
     assert resumed.failures == whole.failures
     assert resumed_cache.gather(keys).tobytes() == cache.gather(keys).tobytes()
+    assert resumed_cache.gather_hashes(keys).tolist() == cache.gather_hashes(keys).tolist()
     lost = sum(len(batch) for batch in encoder.batches)
     shards_finished = [0, 0, 0, 1, 1, 2][fail_at]  # batches of 3 + 3 + 1, 3 + 2, 2
     assert lost == [14, 7, 2][shards_finished]
@@ -185,15 +187,35 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, tiny_encoder: Any) -> Non
         (tmp_path / "shards" / "000002.npz").unlink()
 
 
+def test_each_vector_has_its_pictures_hash(tmp_path: Path, tiny_encoder: Any) -> None:
+    pictures = write_pictures(tmp_path, 6)
+    pictures += pictures[:2]
+    embed(pictures[:3], tiny_encoder, tmp_path / "shards")
+    _, cache = embed(pictures, tiny_encoder, tmp_path / "shards")
+    hashes = [phash(Image.open(str(picture.path)).convert("RGB")) for picture in pictures]
+    assert cache.gather_hashes([key_of(picture) for picture in pictures]).tolist() == hashes
+
+
+def test_a_shard_without_hashes_is_made_again(tmp_path: Path, tiny_encoder: Any) -> None:
+    pictures = write_pictures(tmp_path, 3)
+    embed(pictures, tiny_encoder, tmp_path / "shards")
+    shard = tmp_path / "shards" / "000000.npz"
+    with np.load(shard) as arrays:
+        older = {name: arrays[name] for name in arrays if name != "hashes"}
+    np.savez(shard, **older)
+    assert embed(pictures, tiny_encoder, tmp_path / "shards")[0].encoded == 3
+
+
 def test_vectors_from_elsewhere_are_used(tmp_path: Path, tiny_encoder: Any) -> None:
     pictures = write_pictures(tmp_path, 4)
     keys = [key_of(picture) for picture in pictures]
     cache = VectorCache(tmp_path / "shards", tiny_encoder.dim)
     given = np.arange(2 * tiny_encoder.dim, dtype=np.float32).reshape(2, -1)
-    cache.add_array([keys[3], keys[0]], given)
+    cache.add_array([keys[3], keys[0]], given, np.array([7, 2**63 + 1], np.uint64))
     result = embed_pictures(pictures, 4, tiny_encoder, cache)
     assert (result.encoded, result.reused) == (2, 2)
     assert cache.gather([keys[0], keys[3]]).tolist() == [given[1].tolist(), given[0].tolist()]
+    assert cache.gather_hashes([keys[0], keys[3]]).tolist() == [2**63 + 1, 7]
     assert cache.gather([keys[2]])[0].tolist() == direct(tiny_encoder, pictures[2])
 
 

@@ -195,7 +195,13 @@ def test_info_checks_and_describes_the_index(catalog: Path, tmp_path: Path) -> N
     assert lines[2] == "  pictures: 2 in the index, 1 rejected"
     assert lines[3].startswith("  encoder:  tiny, 49 numbers a picture, ")
     assert lines[4] == "  index:    exact"
-    assert lines[5].endswith("MB, all as the manifest says")
+    assert lines[5] == (
+        "  match:    image: not calibrated: 2 products with a picture file; at least 50 are needed"
+    )
+    assert lines[6] == (
+        "  match:    text: not calibrated: 2 different titles; at least 50 are needed"
+    )
+    assert lines[-1].endswith("MB, all as the manifest says")
 
     manifest = json.loads(run("info", out, "--json").stdout)
     assert manifest["counts"]["rows"] == 6

@@ -23,7 +23,8 @@ from indexing.manifest import EncoderRecord, IndexCounts, IndexRecord, Manifest,
 from indexing.store import OpenIndex
 from indexing.table import IMAGE_SCHEMA, Images, Products, product_batch
 from indexing.vectors import ExactIndex
-from search.engine import MAX_K, Hit, SearchEngine
+from search.engine import MAX_K, SearchEngine
+from search.hits import Hit
 
 SAME, ONE_OFF, TWO_OFF, OPPOSITE = (c / 48.25 for c in (48.25, 16.25, -15.75, -47.75))
 """Cosine of two plain colours of full channels, by the number of channels that differ."""
@@ -49,6 +50,7 @@ def opened(products: list[Product], vectors: NDArray[np.float32]) -> OpenIndex:
         version=1,
         change="made by hand",
         encoder=EncoderRecord(name="tiny", fingerprint="f" * 64, dim=vectors.shape[1]),
+        match=None,
         segments=(
             SegmentRecord(
                 name="s000001", index=IndexRecord(), counts=IndexCounts.none(), removed=0, files={}
@@ -64,6 +66,7 @@ def opened(products: list[Product], vectors: NDArray[np.float32]) -> OpenIndex:
             "path": None if image.path is None else str(image.path),
             "role": image.role,
             "sha256": "0" * 64,
+            "phash": 0,
         }
         for row, image in pictures
     ]
@@ -112,6 +115,7 @@ def test_every_part_of_a_hit(shop: SearchEngine) -> None:
         "score": hits[0].score,
         "match": None,
         "image": "red",
+        "duplicates": [],
         "fields": fields,
     }
 

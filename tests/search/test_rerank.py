@@ -22,7 +22,8 @@ from indexing.models.albef.encoder import new_encoder
 from indexing.store import OpenIndex, open_index
 from indexing.table import Images
 from search import rerank
-from search.engine import Hit, SearchEngine
+from search.engine import SearchEngine
+from search.hits import Hit
 from search.rerank import MAX_RERANK, RerankCost
 
 # Green from little to much, against the order of the cosine with "red".

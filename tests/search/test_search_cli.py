@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from typer.testing import CliRunner
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.errors import ImageError, IndexFolderError, IndexMismatchError, QueryError, WhereError
+from indexing.match_record import MatchRecord, ModeRecord
+from indexing.store import open_index
 from search.answers import answer_sheet
 from search.cli import search
 from search.engine import SearchEngine
@@ -68,7 +72,10 @@ def test_json_lines(folder: Path) -> None:
             "score": hits[0].score,
             "match": None,
             "image": "red.png",
+            "duplicates": [],
             "fields": {"title": "Red [bold]mug[/bold]", "price": 5.5},
+            "match_probability": None,
+            "good_match": None,
         },
         {
             "rank": 2,
@@ -76,7 +83,10 @@ def test_json_lines(folder: Path) -> None:
             "score": hits[1].score,
             "match": None,
             "image": "magenta.png",
+            "duplicates": [],
             "fields": {},
+            "match_probability": None,
+            "good_match": None,
         },
     ]
     assert hits[1].score == pytest.approx(16.25 / 48.25, abs=1e-6)
@@ -282,3 +292,65 @@ def test_a_picture_through_standard_input_is_read_up_to_the_limit(
     result = run(folder, "--image", "-", stdin=buffer.getvalue())
     assert isinstance(result.exception, ImageError)
     assert "1,001 bytes, the limit is 1,000" in str(result.exception)
+
+
+@pytest.mark.usefixtures("redness")
+def test_reranked_answers_can_be_diverse_too(folder: Path) -> None:
+    rerank = (folder, "--text", "blue", "--itm-rerank")
+    # By match: magenta 1, red 1, blue 0; what was not looked at stays behind all that was.
+    assert answers(*rerank, "3", "--diversity", "0.9") == "m r b"
+    assert answers(*rerank, "2", "--diversity", "0.9") == "m b r"
+    assert answers(*rerank, "2", "--diversity", "1", "--collapse", "--fuse", "top2") == "m b r"
+
+
+def calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None) -> None:
+    """Makes every text's product there with a probability of 3 in 4."""
+    record = ModeRecord(
+        queries="titles", asked=1, products=1, weights=(0.0, 0.0, 0.0), bias=math.log(3),
+        auroc=0.9, auroc_cosine=0.8, right=0.5, threshold=threshold, precision=0.95, found=0.5,
+    )  # fmt: skip
+
+    def opened(*args: Any, **options: Any) -> Any:
+        index = open_index(*args, **options)
+        match = MatchRecord(modes={"text": record}, skipped={})
+        return replace(index, manifest=index.manifest.model_copy(update={"match": match}))
+
+    monkeypatch.setattr("search.engine.open_index", opened)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "good", "first"),
+    [
+        (0.8, False, "no good match: the shop has this with a probability of 75%"),
+        (0.7, True, None),
+        (None, None, None),
+    ],
+)
+def test_no_good_match(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None, good: Any, first: Any
+) -> None:
+    calibrated(folder, monkeypatch, threshold)
+    shown = run(folder, "--text", "red")
+    lines = shown.stdout.splitlines()
+    assert shown.exit_code == 0
+    assert lines[0] == first if first else lines[0].split()[0] == "#"
+    assert lines[-1].split()[:3] == ["3", "-0.326", "b"]  # the answers are there all the same
+    found = [json.loads(x) for x in run(folder, "--text", "red", "--json").stdout.splitlines()]
+    assert [line["good_match"] for line in found] == [good] * 3
+    assert [line["match_probability"] for line in found] == pytest.approx([0.75] * 3)
+    # The model knows plain texts only.
+    minus = run(folder, "--text", "red", "--minus", "blue", "--json").stdout.splitlines()
+    assert [json.loads(line)["match_probability"] for line in minus] == [None] * 3
+
+
+def test_the_order_can_be_changed(folder: Path, tmp_path: Path, encoder: Any) -> None:
+    (tmp_path / "catalog.csv").write_text(CATALOG + "r2,Red cup,6,red.png\n")
+    build_index(read_catalog(tmp_path / "catalog.csv"), encoder, folder)
+    assert answers(folder, "--text", "red") == "r r2 m b"
+    assert answers(folder, "--text", "red", "--collapse") == "r m b"
+    assert answers(folder, "--text", "red", "--diversity", "0.9") == "r b m r2"
+    assert answers(folder, "--text", "red", "--fuse", "top2") == "r r2 m b"
+    assert "(+1 alike)" in run(folder, "--text", "red", "--collapse").stdout
+    for option, value in (("--fuse", "mean"), ("--diversity", "2")):
+        result = run(folder, "--text", "red", option, value)
+        assert isinstance(result.exception, QueryError)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.split import Mark, join, normalise_title, position
+from indexing.titles import normalise_title
+from training.split import Mark, join, position
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from benchmarks.esci.manifest import Options
 from benchmarks.esci.official import EXAMPLE_COLUMNS
 from benchmarks.esci.queries import read_queries
 from indexing.errors import BenchmarkError
-from training.split import normalise_title
+from indexing.titles import normalise_title
 
 
 def example(**changes: Any) -> dict[str, Any]:

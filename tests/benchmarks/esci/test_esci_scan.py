@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.esci import scan as scanning
-from benchmarks.esci.phash import phash
 from benchmarks.esci.pictures import Paths
 from benchmarks.esci.scan import SCHEMA, Facts, scan
 from indexing.catalog.locations import ImageRoot
 from indexing.errors import BenchmarkError, FetchError
+from indexing.phash import phash
 
 
 def picture(level: int = 100, size: tuple[int, int] = (120, 110)) -> bytes:

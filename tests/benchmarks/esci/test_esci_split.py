@@ -18,13 +18,13 @@ import pytest
 from benchmarks.esci import official, scan, writing
 from benchmarks.esci.generator import EXAMPLES, FACTS, IMAGES, MANIFEST, PLACEHOLDERS, PRODUCTS
 from benchmarks.esci.manifest import FILES, Split, read_split
-from benchmarks.esci.phash import phash
 from benchmarks.esci.planted import CASES, expected
 from indexing.catalog import read_catalog
 from indexing.durable import sha256_of
 from indexing.errors import BenchmarkError
 from indexing.images import read_image
-from training.split import normalise_title
+from indexing.phash import phash
+from indexing.titles import normalise_title
 
 Builder = Callable[..., Split]
 

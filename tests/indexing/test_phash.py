@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.esci.phash import distance, phash
+from indexing.phash import distance, phash
 from indexing.rendering import draw_thing, render
 
 UINT64 = st.integers(0, 2**64 - 1)

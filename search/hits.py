@@ -1,0 +1,55 @@
+"""What a search gives back: products in order, and how sure it is of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One product of an answer."""
+
+    rank: int  # from 1
+    product_id: str
+    score: float  # cosine of the query and the best picture
+    image: str  # that picture, as the catalog names it
+    image_path: Path | None  # its file; None for a URL
+    fields: dict[str, str | float]  # what is known of the product besides its id
+    match: float | None = None  # probability that the picture fits the text; None: not reranked
+    duplicates: tuple[str, ...] = ()  # ids of the near-duplicates that this one stands for
+
+    def to_json(self) -> dict[str, Any]:
+        """What the command line prints and the server sends: all but the picture's file."""
+        return {
+            "rank": self.rank,
+            "product_id": self.product_id,
+            "score": self.score,
+            "match": self.match,
+            "image": self.image,
+            "duplicates": list(self.duplicates),
+            "fields": self.fields,
+        }
+
+
+class Answers(list[Hit]):
+    """The hits of a query, best first, and whether the catalog has what was asked for.
+
+    Attributes:
+        match_probability: That it has, by the index's calibration; None where that says
+            nothing of such a query (see indexing/match_fit.py).
+        good_match: Whether the probability reaches the threshold at which 95% of the queries
+            that are said to have a match have one; None where there is no such threshold.
+    """
+
+    def __init__(
+        self,
+        hits: Iterable[Hit] = (),
+        match_probability: float | None = None,
+        good_match: bool | None = None,
+    ) -> None:
+        super().__init__(hits)
+        self.match_probability = match_probability
+        self.good_match = good_match

@@ -1,0 +1,56 @@
+"""Indexes that never were on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from numpy.typing import NDArray
+
+from indexing.catalog.product import Product, ProductImage
+from indexing.match_record import MatchRecord
+from indexing.store import OpenIndex
+from indexing.table import Images, Products, product_batch
+from indexing.vectors import ExactIndex
+
+MakeIndex = Callable[..., OpenIndex]
+
+
+@pytest.fixture
+def make_index() -> MakeIndex:
+    """Makes an index of unit vectors whose owners are given; product i is called `p<i>`."""
+
+    def make(
+        owners: Sequence[int],
+        vectors: NDArray[np.float32],
+        hashes: Sequence[int] | None = None,
+        match: MatchRecord | None = None,
+    ) -> OpenIndex:
+        count = len(owners)
+        picture = (ProductImage(location="x"),)
+        products = [
+            Product(id=f"p{row}", price=float(row), images=picture)
+            for row in range(max(owners, default=-1) + 1)
+        ]
+        images = Images(
+            product=np.array(owners, np.int64),
+            location=[f"{row}.png" for row in range(count)],
+            path=[None] * count,
+            role=["main"] * count,
+            sha256=[f"{row:064x}" for row in range(count)],
+            phash=np.array([0] * count if hashes is None else hashes, np.uint64),
+        )
+        index = SimpleNamespace(
+            products=Products(pa.Table.from_batches([product_batch(products)])),
+            images=images,
+            vectors=vectors,
+            index=ExactIndex.from_vectors(vectors),
+            manifest=SimpleNamespace(match=match),
+        )
+        return cast("OpenIndex", index)
+
+    return make

@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 Allowed = NDArray[np.bool_]
 
 # Two kernels that sum in another order differ by less than this for unit vectors.
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 # Candidates that are looked at in one go: bounds memory when very many scores are tied.
 _BLOCK = 1 << 22
 _CHUNK = 1 << 16
@@ -84,16 +84,8 @@ class ExactIndex:
     @classmethod
     def load(cls, path: Path) -> ExactIndex:
         """Read what `save` wrote. Raises IndexCorruptError for anything else."""
-        faiss = import_faiss()
-        # No array inside the file can be larger than the file itself.
-        size = path.stat().st_size
-        faiss.set_deserialization_vector_byte_limit(size)
-        faiss.set_deserialization_loop_limit(size)
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise IndexCorruptError(f"{path} is not a FAISS index that can be read") from error
-        if not isinstance(index, faiss.IndexFlatIP):
+        index = load_faiss(path)
+        if not isinstance(index, import_faiss().IndexFlatIP):
             raise IndexCorruptError(f"{path} holds {type(index).__name__}, not IndexFlatIP")
         return cls(index)
 
@@ -103,10 +95,7 @@ class ExactIndex:
         Raises OSError where FAISS reports that it cannot write; it does not always
         (see `holds`).
         """
-        try:
-            import_faiss().write_index(self._index, str(path))
-        except RuntimeError as error:
-            raise OSError(f"FAISS cannot write {path}") from error
+        save_faiss(self._index, path)
 
     def holds(self, vectors: NDArray[np.float32]) -> bool:
         """Whether these are its vectors, bit for bit: FAISS itself notices no full disk."""
@@ -126,7 +115,7 @@ class ExactIndex:
     def search(
         self, queries: NDArray[np.float32], k: int, allowed: Allowed | None = None
     ) -> tuple[Scores, Rows]:
-        self._check(queries, k, allowed)
+        check_search(self, queries, k, allowed)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         scores = np.full((len(queries), k), -np.inf, np.float32)
         rows = np.full((len(queries), k), -1, np.int64)
@@ -145,7 +134,7 @@ class ExactIndex:
                 scores[block, :found] = best_scores[:, :found]
                 rows[block, :found] = best_rows[:, :found]
                 margin = best_scores[:, found - 1] - best_scores[:, -1]
-                undecided.append(block[margin <= _ROUNDING])
+                undecided.append(block[margin <= ROUNDING])
             pending = np.concatenate(undecided) if fetch < candidates else pending[:0]
             fetch = min(fetch * 8, candidates)
         return scores, rows
@@ -168,12 +157,40 @@ class ExactIndex:
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
-    def _check(self, queries: NDArray[np.float32], k: int, allowed: Allowed | None) -> None:
-        if queries.ndim != 2 or queries.shape[1] != self.dim:
-            raise QueryError(f"queries of shape {queries.shape}: must be [n, {self.dim}]")
-        if not np.isfinite(queries).all():
-            raise QueryError("a query vector holds NaN or infinity")
-        if k < 1:
-            raise QueryError(f"k is {k}: must be at least 1")
-        if allowed is not None and allowed.shape != (self.ntotal,):
-            raise QueryError(f"a filter of shape {allowed.shape}: must be [{self.ntotal}]")
+
+def check_search(
+    index: VectorIndex, queries: NDArray[np.float32], k: int, allowed: Allowed | None
+) -> None:
+    """Raise QueryError for arguments that `VectorIndex.search` refuses."""
+    if queries.ndim != 2 or queries.shape[1] != index.dim:
+        raise QueryError(f"queries of shape {queries.shape}: must be [n, {index.dim}]")
+    if not np.isfinite(queries).all():
+        raise QueryError("a query vector holds NaN or infinity")
+    if k < 1:
+        raise QueryError(f"k is {k}: must be at least 1")
+    if allowed is not None and allowed.shape != (index.ntotal,):
+        raise QueryError(f"a filter of shape {allowed.shape}: must be [{index.ntotal}]")
+
+
+def load_faiss(path: Path) -> Any:
+    """Read a FAISS index of any type. Raises IndexCorruptError for anything else."""
+    faiss = import_faiss()
+    # No array inside the file can be larger than the file itself.
+    size = path.stat().st_size
+    faiss.set_deserialization_vector_byte_limit(size)
+    faiss.set_deserialization_loop_limit(size)
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise IndexCorruptError(f"{path} is not a FAISS index that can be read") from error
+
+
+def save_faiss(index: Any, path: Path) -> None:
+    """Write to `path`, in place and without fsync: the caller makes it durable.
+
+    Raises OSError where FAISS reports that it cannot write; it does not always.
+    """
+    try:
+        import_faiss().write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"FAISS cannot write {path}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -28,6 +28,7 @@ from indexing.embed import (
     embed_pictures,
 )
 from indexing.errors import CatalogError, IndexFolderError
+from indexing.index_types import IndexRecord, Plan, plan_index, write_index
 from indexing.messages import printable
 from indexing.models.protocol import Encoder
 from indexing.spool import ROWS, Spool, spool
@@ -42,7 +43,6 @@ from indexing.store import (
     EncoderRecord,
     FileRecord,
     IndexCounts,
-    IndexRecord,
     Manifest,
     commit,
     locked_folder,
@@ -51,12 +51,12 @@ from indexing.store import (
     remove_leftovers,
 )
 from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
-from indexing.vectors import ExactIndex
 
 # Above this share of missing pictures, a disk or server is taken to be out of reach.
 MAX_MISSING = 0.05
 
 Mask = NDArray[np.bool_]
+Planner = Callable[[int, int], Plan]  # of the number of vectors and their length
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,16 @@ def build_index(
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
     accept_missing: bool = False,
+    plan: Planner = plan_index,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the index of `catalog` in the folder `out`, or bring it up to date.
 
     Pictures that the folder has vectors of, from the same encoder, are not encoded again;
     so does a build that was stopped go on. The old index serves until the new one is
-    complete. A product none of whose pictures can be used becomes a rejected row.
+    complete. A product none of whose pictures can be used becomes a rejected row. `plan`
+    chooses the index: first for all pictures of the catalog, before any is encoded, so that
+    it can refuse, and then for those that can be used.
 
     Raises CatalogError where no product is left, and IndexFolderError for a folder that
     holds something else, is being built by another process, or cannot be written. So it
@@ -112,6 +115,7 @@ def build_index(
                 rejects.write(item.to_json() + "\n")
 
             found = spool(catalog, tables, reject)
+            plan(found.images.num_rows, encoder.dim)
             embed_started = time.monotonic()
             embedded = embed_pictures(
                 found.pictures(),
@@ -150,14 +154,18 @@ def build_index(
             counts=counts,
             files=_records(work, (PRODUCTS, IMAGES, REJECTS)),
         )
-        up_to_date = previous is not None and _same(previous, manifest)
+        chosen = plan(counts.images, encoder.dim)
+        up_to_date = (
+            previous is not None and _same(previous, manifest) and previous.index.follows(chosen)
+        )
         if previous is not None and up_to_date:
             manifest = previous
             remove_leftovers(out, manifest.generation)
         else:
             _write_vectors(work / VECTORS, embedded, cache, encoder.dim)
-            _write_faiss(work / FAISS_INDEX, work / VECTORS)
-            manifest = manifest.model_copy(update={"files": _records(work, FILES)})
+            vectors = np.load(work / VECTORS, mmap_mode="r", allow_pickle=False)
+            record = write_index(vectors, work / FAISS_INDEX, chosen)
+            manifest = manifest.model_copy(update={"files": _records(work, FILES), "index": record})
             commit(out, work, manifest)
         return BuildReport(
             folder=out,
@@ -302,13 +310,6 @@ def _write_vectors(path: Path, embedded: Embedded, cache: VectorCache, dim: int)
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(keys), ROWS):
             file.write(cache.gather(keys[start : start + ROWS]).tobytes())
-
-
-def _write_faiss(path: Path, vectors_path: Path) -> None:
-    vectors = np.load(vectors_path, mmap_mode="r", allow_pickle=False)
-    ExactIndex.from_vectors(vectors).save(path)
-    if not ExactIndex.load(path).holds(vectors):
-        raise IndexFolderError(f"{path} does not read back as it was written: check the disk")
 
 
 def _version() -> str:

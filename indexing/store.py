@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from indexing.durable import LOCK, flush, replace_bytes, sha256_of
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
+from indexing.index_types import IndexRecord, read_index
 from indexing.models.protocol import Encoder
 from indexing.table import Images, Products
-from indexing.vectors import ExactIndex, VectorIndex
+from indexing.vectors import VectorIndex
 
 SCHEMA_VERSION = 1
 
@@ -64,12 +65,6 @@ class EncoderRecord(_Strict):
     name: str
     fingerprint: str
     dim: Annotated[int, Field(ge=1)]
-
-
-class IndexRecord(_Strict):
-    """The kind of index."""
-
-    type: Literal["exact"] = "exact"
 
 
 class IndexCounts(_Strict):
@@ -215,7 +210,7 @@ def _open_generation(folder: Path, manifest: Manifest) -> OpenIndex:
         products = Products(pq.read_table(generation / PRODUCTS))
         images = Images.from_table(pq.read_table(generation / IMAGES))
         vectors = np.load(generation / VECTORS, mmap_mode="r", allow_pickle=False)
-        index = ExactIndex.load(generation / FAISS_INDEX)
+        index = read_index(generation / FAISS_INDEX, vectors, manifest.index)
     except FileNotFoundError as error:  # taken away since it was checked
         raise IndexCorruptError(f"{generation} misses a file ({error}): {_REBUILD}") from error
     except (pa.ArrowException, ValueError, KeyError) as error:

@@ -25,7 +25,7 @@ class ApproximateIndex:
 
     Args:
         index: trained and filled; number i is vector i.
-        vectors: C-contiguous float32 [n, d], which may be mapped from disk.
+        vectors: float32 [n, d], which may be mapped from disk.
         candidates: how many are ranked by their full vectors.
         probes: inverted lists that are looked at; 0 for all, or where there are none.
         scan_seconds: of one query to find candidates, and row_seconds to rank one of them.
@@ -45,7 +45,7 @@ class ApproximateIndex:
         row_seconds: float = 1.0,
     ) -> None:
         self._index = index
-        self._vectors = vectors
+        self._vectors = np.require(vectors, np.float32, "C")  # FAISS reads it by its address
         self._candidates = candidates
         self._probes = probes
         self._scan_seconds = scan_seconds

@@ -102,11 +102,8 @@ def measure_filters(
 def _filters(vectors: NDArray[np.float32], seed: int) -> list[tuple[str, float, Allowed]]:
     """Name, share and mask of each filter."""
     rng = np.random.default_rng(seed)
-    direction = rng.standard_normal(vectors.shape[1]).astype(np.float32)
-    keys: dict[str, NDArray[np.float64]] = {
-        "scattered": rng.random(len(vectors)),
-        "gathered": np.asarray(vectors @ direction, np.float64),
-    }
+    direction = rng.standard_normal((vectors.shape[1],), np.float32)
+    keys = {"scattered": rng.random(len(vectors)), "gathered": np.asarray(vectors @ direction)}
     return [
         (name, share, key >= np.partition(key, -wanted)[-wanted])
         for name, key in keys.items()

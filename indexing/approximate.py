@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexing.faiss_import import import_faiss
+from indexing.gpu import MOST_CANDIDATES
 from indexing.ranking import best_rows
 from indexing.vectors import Allowed, Rows, Scores, check_search
 
@@ -29,6 +30,8 @@ class ApproximateIndex:
         candidates: how many are ranked by their full vectors.
         probes: inverted lists that are looked at; 0 for all, or where there are none.
         scan_seconds: of one query to find candidates, and row_seconds to rank one of them.
+        on_gpu: a copy of `index` on graphics cards, which looks for candidates where there is
+            no filter and no more of them than FAISS's kernels can select.
 
     A filter that leaves few rows is answered from their full vectors alone and is exact;
     a wide one goes into the search for candidates. The costs decide which is which.
@@ -43,6 +46,7 @@ class ApproximateIndex:
         probes: int = 0,
         scan_seconds: float = 0.0,
         row_seconds: float = 1.0,
+        on_gpu: Any = None,
     ) -> None:
         self._index = index
         self._vectors = np.require(vectors, np.float32, "C")  # FAISS reads it by its address
@@ -50,6 +54,7 @@ class ApproximateIndex:
         self._probes = probes
         self._scan_seconds = scan_seconds
         self._row_seconds = row_seconds
+        self._on_gpu = on_gpu
         self._selects = _takes_selector(self._index)
 
     @property
@@ -96,12 +101,16 @@ class ApproximateIndex:
     ) -> Rows:
         """Candidates of each query, int64 [q, candidates], best by their codes first, -1 at
         the end of a row that has fewer."""
+        rows: Rows
+        if self._on_gpu is not None and allowed is None and candidates <= MOST_CANDIDATES:
+            rows = self._on_gpu.search(queries, candidates)[1]
+            return rows
         selector = None
         if allowed is not None:
             bitmap = np.packbits(allowed, bitorder="little")
             selector = import_faiss().IDSelectorBitmap(bitmap)
         parameters = _parameters(self._index, self._probes, selector, candidates)
-        rows: Rows = self._index.search(queries, candidates, params=parameters)[1]
+        rows = self._index.search(queries, candidates, params=parameters)[1]
         return rows
 
 

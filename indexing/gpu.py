@@ -1,4 +1,4 @@
-"""FAISS on graphics cards: learned and searched there, always saved as a CPU index."""
+"""FAISS on graphics cards: indexes are built and searched there, and saved as CPU indexes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+# FAISS's kernels select no more than so many.
+MOST_CANDIDATES = 2048
 # Index types that FAISS has kernels for; the rest stays on the processor.
 _ON_GPU = ("IndexFlatIP", "IndexFlat", "IndexIVFFlat", "IndexIVFPQ", "IndexIVFScalarQuantizer")
 _FATBIN = struct.pack("<I", 0xBA55ED50)
@@ -34,8 +33,10 @@ def runs_on_gpu(faiss: ModuleType, index: Any) -> bool:
     return type(index).__name__ in _ON_GPU
 
 
-def to_gpu(faiss: ModuleType, index: Any, *, float16: bool = False) -> tuple[Any, str]:
-    """A copy of a CPU index on all cards, the vectors divided among them.
+def to_gpu(
+    faiss: ModuleType, index: Any, *, float16: bool = False, most: int | None = None
+) -> tuple[Any, str]:
+    """A copy of a CPU index on all cards, or on the first `most`, vectors divided among them.
 
     Returns it and an empty text, or the CPU index itself and why it stays there: no card,
     no kernels for its type, or not enough memory.
@@ -44,34 +45,27 @@ def to_gpu(faiss: ModuleType, index: Any, *, float16: bool = False) -> tuple[Any
         float16: keep vectors and tables in half precision, with half the memory; scores
             then differ by about 1e-3 until full vectors rank the candidates.
     """
-    count = gpu_count(faiss)
+    count = gpu_count(faiss) if most is None else min(most, gpu_count(faiss))
     if not count:
-        return index, "this FAISS finds no GPU: searching on the CPU"
+        return index, "this FAISS finds no GPU: the CPU is used"
     if not runs_on_gpu(faiss, index):
         name = type(faiss.downcast_index(index)).__name__
-        return index, f"FAISS has no GPU kernels for {name}: searching on the CPU"
+        return index, f"FAISS has no GPU kernels for {name}: the CPU is used"
     options = faiss.GpuMultipleClonerOptions()
     options.shard = count > 1
     options.useFloat16 = float16
-    options.useFloat16CoarseQuantizer = False
     try:
         return faiss.index_cpu_to_all_gpus(index, co=options, ngpu=count), ""
     except RuntimeError as error:
         reason = str(error).rpartition("Error: ")[2] or str(error)
-        return index, f"the GPU refused ({reason[:120]}): searching on the CPU"
+        return index, f"the GPU refused ({reason[:120]}): the CPU is used"
 
 
-def train_on_gpu(faiss: ModuleType, index: Any, sample: NDArray[np.float32]) -> Any:
-    """Train an empty CPU index, on a card where there is one; returns a CPU index.
-
-    What is trained on a card comes back before anything is saved: a GPU index cannot be.
-    Raises RuntimeError as FAISS does, for samples that are too small.
-    """
-    there, _ = to_gpu(faiss, index) if gpu_count(faiss) == 1 else (index, "")
-    there.train(sample)
-    if there is index:
+def to_cpu(faiss: ModuleType, index: Any) -> Any:
+    """The same index on the CPU, which alone can be saved; a CPU index as it is."""
+    if "gpu" not in type(index).__name__.lower():
         return index
-    return faiss.downcast_index(faiss.index_gpu_to_cpu(there))
+    return faiss.index_gpu_to_cpu(index)
 
 
 def kernels(library: Path) -> tuple[set[int], set[int]]:

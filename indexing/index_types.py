@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from indexing.approximate import ApproximateIndex
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexPlanError
 from indexing.faiss_import import import_faiss
-from indexing.gpu import train_on_gpu
+from indexing.gpu import to_cpu, to_gpu
 from indexing.plan import CHUNK, RECALL, TRAINING, Plan, new_index, plan_index
 from indexing.tuning import tune
 from indexing.vectors import ExactIndex, VectorIndex, load_faiss, save_faiss
@@ -105,6 +105,7 @@ def write_index(
         index.add(_finite(vectors[start : start + CHUNK]))
         if progress is not None:
             progress(min(start + CHUNK, len(vectors)), len(vectors))
+    index = to_cpu(import_faiss(), index)
     save_faiss(index, path)
     if not np.array_equal(np.fromfile(path, np.uint8), import_faiss().serialize_index(index)):
         raise broken
@@ -126,8 +127,17 @@ def write_index(
     return IndexRecord(type="approximate", search=search)
 
 
-def read_index(path: Path, vectors: NDArray[np.float32], record: IndexRecord) -> VectorIndex:
+def read_index(
+    path: Path,
+    vectors: NDArray[np.float32],
+    record: IndexRecord,
+    *,
+    float16: bool = False,
+) -> VectorIndex:
     """The index that `write_index` wrote over these `vectors`, which may be mapped.
+
+    With a GPU build of FAISS, a card, and an approximate index of a type that FAISS has
+    kernels for, candidates are found there, with `float16` in half precision.
 
     Raises IndexCorruptError for a file that holds another one.
     """
@@ -143,9 +153,14 @@ def read_index(path: Path, vectors: NDArray[np.float32], record: IndexRecord) ->
         or loaded.metric_type != import_faiss().METRIC_INNER_PRODUCT
     ):
         raise IndexCorruptError(f"{path} does not hold an index of the vectors beside it")
+    lists = import_faiss().try_extract_index_ivf(loaded)
+    if lists is not None:  # a copy on a card keeps this
+        lists.nprobe = record.search.probes or lists.nlist
+    on_gpu, _ = to_gpu(import_faiss(), loaded, float16=float16)
     return ApproximateIndex(
         loaded,
         vectors,
+        on_gpu=None if on_gpu is loaded else on_gpu,
         candidates=record.search.candidates,
         probes=record.search.probes,
         scan_seconds=record.search.scan_seconds,
@@ -162,14 +177,16 @@ def _trained(vectors: NDArray[np.float32], plan: Plan) -> Any:
         lists.cp.min_points_per_centroid = 1
     rng = np.random.default_rng(0)
     sample = np.sort(rng.choice(len(vectors), min(len(vectors), TRAINING), replace=False))
+    index, _ = to_gpu(faiss, index, most=1)
     try:
-        return train_on_gpu(faiss, index, _finite(vectors[sample]))
+        index.train(_finite(vectors[sample]))
     except RuntimeError as error:
         reason = str(error).rpartition("Error: ")[2] or str(error)
         raise IndexPlanError(
             f"index {plan.factory!r} cannot be learned from {len(vectors):,} vectors "
             f"({reason[:120]}): give --recall {RECALL:g} instead of --index"
         ) from None
+    return index
 
 
 def _finite(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

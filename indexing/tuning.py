@@ -166,7 +166,7 @@ def _exact(
         order = np.argsort(-scores, axis=1, kind="stable")[:, :_KEPT]
         heap = np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
         if not start:
-            needed = (clock() - started) * len(vectors) / CHUNK
+            needed = (clock() - started) * len(vectors) / min(CHUNK, len(vectors))
             if needed > seconds:
                 fewer = max(_FEWEST, 4 * int(len(queries) * seconds / needed / 4))
                 queries, without = queries[:fewer], without[:fewer]

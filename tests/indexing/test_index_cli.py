@@ -237,7 +237,7 @@ def test_the_plan_is_shown_and_an_index_of_ones_choice_is_measured(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--memory", "10KB"), "10 KB is allowed: give --memory"),
+        (("--memory", "100B"), "100 B is allowed: give --memory 1MB"),
         (("--memory", "much"), "memory 'much': write a size such as 4GB"),
         (("--recall", "1.5"), "recall 1.5: give a share"),
         (("--index", "Trees"), "index 'Trees' is none for 49 numbers"),

@@ -83,8 +83,11 @@ class ExactIndex:
 
     @classmethod
     def load(cls, path: Path) -> ExactIndex:
-        """Read what `save` wrote. Raises IndexCorruptError for anything else."""
-        index = load_faiss(path)
+        """Map what `save` wrote: as fast as a copy, and the system may take the memory back.
+
+        Raises IndexCorruptError for anything else.
+        """
+        index = load_faiss(path, mapped=True)
         if not isinstance(index, import_faiss().IndexFlatIP):
             raise IndexCorruptError(f"{path} holds {type(index).__name__}, not IndexFlatIP")
         return cls(index)
@@ -172,15 +175,18 @@ def check_search(
         raise QueryError(f"a filter of shape {allowed.shape}: must be [{index.ntotal}]")
 
 
-def load_faiss(path: Path) -> Any:
-    """Read a FAISS index of any type. Raises IndexCorruptError for anything else."""
+def load_faiss(path: Path, *, mapped: bool = False) -> Any:
+    """Read a FAISS index of any type, or map its arrays from the file.
+
+    Raises IndexCorruptError for anything else.
+    """
     faiss = import_faiss()
     # No array inside the file can be larger than the file itself.
     size = path.stat().st_size
     faiss.set_deserialization_vector_byte_limit(size)
     faiss.set_deserialization_loop_limit(size)
     try:
-        return faiss.read_index(str(path))
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
         raise IndexCorruptError(f"{path} is not a FAISS index that can be read") from error
 

@@ -1,6 +1,7 @@
 """Nearest-neighbour indexes side by side: built once, searched at every setting, answers kept.
 
-Every index is built first and stays in memory. Then each answers all queries once, which
+Every index is built first and stays in memory (the vectors themselves do not need to: see
+`ann_data.mapped`). Then each answers all queries once, which
 warms it up; those answers go to disk. What is timed comes after that, in rounds: a round
 goes through all indexes, settings and kinds of query, so that a machine that slows down
 slows all of them. ann_report.py makes the figures from the files alone.
@@ -106,6 +107,10 @@ def measure(
     answers = folder / ANSWERS
     answers.mkdir(parents=True, exist_ok=True)
     threads = usable_cores()
+    truth = ExactIndex.from_vectors(data.vectors)
+    for kind, queries in data.queries.items():
+        _store(answers / f"truth-{kind}.npz", truth.search(queries, K)[1], queries, data.vectors)
+    del truth
     ready: dict[str, System] = {}
     built: dict[str, Built] = {}
     skipped: dict[str, str] = {}
@@ -121,10 +126,6 @@ def measure(
             continue
         ready[name] = system
         note(f"{name}: built in {built[name].build_seconds:.1f} s")
-    truth = ExactIndex.from_vectors(data.vectors)
-    for kind, queries in data.queries.items():
-        _store(answers / f"truth-{kind}.npz", truth.search(queries, K)[1], queries, data.vectors)
-    del truth
     runs = []
     for name, system in ready.items():
         for setting in system.settings:

@@ -47,7 +47,8 @@ def ann(
 
     DIR gets answers/ and timings.json as they were measured, and report.md, report.json
     and recall-qps.png made from them. All indexes are in memory at once, so that they can
-    take turns.
+    take turns: name few of them for a million vectors. The vectors are mapped from
+    DIR/vectors.npy.
 
     Example, on an index made with `shoplens index catalog.csv --out shop-index`:
 
@@ -57,11 +58,12 @@ def ann(
     from rich.table import Table
 
     from benchmarks.ann import K, measure
+    from benchmarks.ann_data import mapped
     from benchmarks.ann_report import PAGE, TARGETS, fastest, score
     from benchmarks.retrieval.plots import new_plot
 
     new_plot(1)  # says so before the work where matplotlib is missing
-    data = _dataset(index, synthetic, queries, seed)
+    data = mapped(_dataset(index, synthetic, queries, seed), out)
     chosen = [name.strip() for name in systems.split(",")] if systems is not None else None
     timings = measure(
         data, out, chosen, rounds=rounds, note=lambda line: typer.echo(line, err=True)
@@ -88,6 +90,56 @@ def ann(
             column.justify = "right"
         Console().print(table)
     typer.echo(f"report: {out / PAGE}")
+
+
+def filters(
+    index: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="INDEX", help="A folder that `shoplens index` wrote.", show_default=False
+        ),
+    ] = None,
+    synthetic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,DIM",
+            help=f"N synthetic vectors of DIM numbers [default without INDEX: {_DEFAULT}].",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for filters.json.")] = Path(
+        "filters-out"
+    ),
+    queries: Annotated[int, typer.Option(min=10, help="Queries of each kind.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of the vectors, the held-out rows and filters.")] = 0,
+) -> None:
+    """Measure filtered search: recall and speed by how many rows a filter allows.
+
+    Ours, exact search and post-filtering (search first, then drop what is not allowed) take
+    turns on the same queries. Scattered filters allow rows at random, gathered ones the rows
+    of one side of the vector space.
+
+    Example:
+
+        shoplens bench filters --synthetic 20000,64 --out filters-out
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.ann_data import mapped
+    from benchmarks.ann_filters import FILE, measure_filters
+
+    data = mapped(_dataset(index, synthetic, queries, seed), out)
+    bands = measure_filters(data, out, seed, note=lambda line: typer.echo(line, err=True))
+    heads = ("recall ours", "post-filter", "ms ours", "post-filter", "exact")
+    table = Table("queries", "filter", "allowed", *heads, box=None, pad_edge=False)
+    for band in bands:
+        times = (band.ours_ms, band.post_ms, band.exact_ms)
+        shares = (f"{band.ours_recall:.3f}", f"{band.post_recall:.3f}")
+        table.add_row(
+            band.queries, band.filter, f"{band.share:.1%}", *shares, *(f"{ms:.2f}" for ms in times)
+        )
+    Console().print(table)
+    typer.echo(f"figures: {out / FILE}")
 
 
 def _dataset(index: Path | None, synthetic: str | None, queries: int, seed: int) -> Dataset:

@@ -7,7 +7,7 @@ laid out by the vectors alone, so the second kind costs them much more recall.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ Floats = NDArray[np.float32]
 
 IN, OUT = "in-distribution", "out-of-distribution"
 MIN_VECTORS = 1000
+VECTORS = "vectors.npy"
 _CHUNK = 1 << 16
 
 # Chosen so that recall is lost about where it is on the pictures of a real shop (12,000, 256-d).
@@ -92,6 +93,16 @@ def synthetic(n: int, dim: int, queries: int, seed: int = 0) -> Dataset:
         draw(base, n),
         {IN: draw(inside, queries), OUT: _unit(partial + GAP * gap)},
     )
+
+
+def mapped(data: Dataset, folder: Path) -> Dataset:
+    """The same with its vectors in `folder`/vectors.npy, mapped from there: systems that keep
+    a copy then hold the only one. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / VECTORS
+    with path.open("wb") as file:
+        np.save(file, data.vectors, allow_pickle=False)
+    return replace(data, vectors=np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def from_index(folder: Path, queries: int, seed: int = 0) -> Dataset:

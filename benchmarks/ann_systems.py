@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from indexing.errors import BenchmarkError, MissingDependencyError
 from indexing.faiss_import import import_faiss
+from indexing.index_types import Plan, read_index, write_index
+from indexing.plan import RECALL, default_factory
 from indexing.vectors import ExactIndex, Rows, VectorIndex
 
 Floats = NDArray[np.float32]
@@ -75,6 +78,37 @@ class Ours:
 
     def search(self, queries: Floats, k: int) -> Rows:
         return self._index.search(queries, k)[1]
+
+
+class Planned:
+    """What `shoplens index` builds and searches where vectors are many: compressed codes in
+    memory, tuned on held-out queries, and full vectors where they are."""
+
+    label = "shoplens approximate"
+    settings: Sequence[str] = (DEFAULT,)
+
+    def __init__(self, recall: float = RECALL) -> None:
+        self._recall = recall
+
+    def build(self, vectors: Floats, threads: int) -> None:
+        import_faiss().omp_set_num_threads(threads)
+        n, dim = vectors.shape
+        plan = Plan.approximate(default_factory(n, dim), n, dim, self._recall)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "index"
+            self.record = write_index(vectors, path, plan)
+            self._saved = path.read_bytes()
+            self.index = read_index(path, vectors, self.record)
+        self.label = f"shoplens {self.record}"
+
+    def save(self, folder: Path) -> None:
+        (folder / "index").write_bytes(self._saved)
+
+    def use(self, setting: str, threads: int) -> None:
+        import_faiss().omp_set_num_threads(threads)
+
+    def search(self, queries: Floats, k: int) -> Rows:
+        return self.index.search(queries, k)[1]
 
 
 class Faiss:
@@ -231,6 +265,7 @@ def _pairs(probes: str, refined: str, unit: int = 1) -> list[str]:
 
 SYSTEMS: dict[str, Callable[[], System]] = {
     "exact": lambda: Ours("shoplens ExactIndex", ExactIndex.from_vectors),
+    "shoplens": Planned,
     "faiss-flat": lambda: Faiss("Flat"),
     "faiss-hnsw": lambda: Faiss("HNSW32", _each("efSearch", _EF)),
     "faiss-hnsw-sq8": lambda: Faiss("HNSW32_SQ8", _each("efSearch", _EF)),

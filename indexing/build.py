@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
@@ -29,6 +31,7 @@ from indexing.committing import (
 )
 from indexing.embed import BATCH_SIZE, SHARD_SIZE, Progress, VectorCache
 from indexing.errors import CatalogError, IndexFolderError
+from indexing.index_types import IndexRecord, Plan, plan_index, read_index
 from indexing.manifest import (
     FAISS_INDEX,
     IMAGES,
@@ -41,13 +44,15 @@ from indexing.manifest import (
     SegmentRecord,
 )
 from indexing.match_fit import calibrate
+from indexing.match_queries import NoQueriesError, title_queries
 from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
 from indexing.segment_files import keys_of, write_tables, write_vectors
 from indexing.segments import read_vectors
 from indexing.store import OpenIndex
 from indexing.table import Images
-from indexing.vectors import ExactIndex
+
+Planner = Callable[[int, int], Plan]  # of the number of vectors and their length
 
 # Above this share of missing pictures, a disk or server is taken to be out of reach.
 MAX_MISSING = 0.05
@@ -82,13 +87,16 @@ def build_index(
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
     accept_missing: bool = False,
+    plan: Planner = plan_index,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the index of `catalog` in the folder `out`, or make it anew.
 
     Pictures that the folder has vectors of, from the same encoder, are not encoded again;
     so does a build that was stopped go on. The old version serves until the new one is
-    complete. A product none of whose pictures can be used becomes a rejected row. Last, the
+    complete. A product none of whose pictures can be used becomes a rejected row. `plan`
+    chooses the index: first for all pictures of the catalog, before any is encoded, so that
+    it can refuse, and then for those that can be used. Last, the
     index is asked for what it has and for what was taken out of it, which calibrates `no good
     match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
 
@@ -112,6 +120,7 @@ def build_index(
             batch_size=batch_size,
             shard_size=shard_size,
             progress=progress,
+            on_found=lambda pictures: plan(pictures, encoder.dim),
         )
         if previous is not None and read.embedded.unread and not accept_missing:
             _refuse_missing(previous, read)
@@ -125,19 +134,22 @@ def build_index(
             )
         write_tables(work, read, cache, read.usable)
         record = EncoderRecord.of(encoder)
+        chosen = plan(counts.images, encoder.dim)
         up_to_date = (
             previous is not None
             and previous.manifest.encoder == record
             and _same(previous, work, counts)
+            and previous.manifest.segments[0].index.follows(chosen)
         )
         if previous is not None and up_to_date:
             manifest = previous.manifest
             remove_unneeded(out, manifest)
         else:
             keys = keys_of(read, read.usable)
+            titles = None if chosen.type == "exact" else _title_vectors(work, encoder)
             segment = SegmentRecord(
                 name=next_segment(out),
-                index=write_vectors(work, keys, cache, encoder.dim),
+                index=write_vectors(work, keys, cache, chosen, titles),
                 counts=counts,
                 removed=0,
                 files=file_records(work),
@@ -146,7 +158,7 @@ def build_index(
                 out,
                 f"index of {catalog.path.name}",
                 record,
-                _calibrated(work, encoder, progress),
+                _calibrated(work, segment.index, encoder, progress),
                 [segment],
                 counts.products,
                 counts.images,
@@ -166,15 +178,33 @@ def build_index(
         )
 
 
-def _calibrated(work: Path, encoder: Encoder, progress: Progress | None) -> MatchRecord:
+def _calibrated(
+    work: Path, record: IndexRecord, encoder: Encoder, progress: Progress | None
+) -> MatchRecord:
+    vectors = read_vectors(work / VECTORS)
     return calibrate(
-        pq.read_table(work / PRODUCTS, columns=["title"])["title"].to_pylist(),
+        _titles(work),
         Images(pq.read_table(work / IMAGES)),
-        read_vectors(work / VECTORS),
-        ExactIndex.load(work / FAISS_INDEX),
+        vectors,
+        read_index(work / FAISS_INDEX, vectors, record),
         encoder,
         progress,
     )
+
+
+def _title_vectors(work: Path, encoder: Encoder) -> NDArray[np.float32] | None:
+    """Titles as vectors, for an approximate index to be tuned by; None where they are no use."""
+    try:
+        return title_queries(_titles(work), encoder).vectors
+    except NoQueriesError:
+        return None
+
+
+def _titles(work: Path) -> list[str | None]:
+    titles: list[str | None] = pq.read_table(work / PRODUCTS, columns=["title"])[
+        "title"
+    ].to_pylist()
+    return titles
 
 
 def _refuse_missing(previous: OpenIndex, read: CatalogVectors) -> None:

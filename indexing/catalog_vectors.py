@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,10 +50,12 @@ def read_catalog_vectors(
     batch_size: int,
     shard_size: int,
     progress: Progress | None,
+    on_found: Callable[[int], object] = lambda pictures: None,
 ) -> CatalogVectors:
     """Read all of `catalog`, and bring the vectors of its pictures into `cache`.
 
-    What cannot be used is written to the file `rejects`. Raises CatalogError as reading does.
+    What cannot be used is written to the file `rejects`. `on_found` is told how many pictures
+    there are before any is encoded. Raises CatalogError as reading does.
     """
     tables = scratch / "found"
     tables.mkdir()
@@ -63,6 +65,7 @@ def read_catalog_vectors(
             file.write(item.to_json() + "\n")
 
         found = spool(catalog, tables, reject)
+        on_found(found.images.num_rows)
         started = time.monotonic()
         embedded = embed_pictures(
             found.pictures(),

@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from indexing.build import BuildReport
+    from indexing.build import BuildReport, Planner
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
     from indexing.manifest import IndexCounts, Manifest
@@ -83,6 +83,26 @@ def index(
         ),
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 16,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Of the 10 best answers, the share to find: .99, or 1 for all."
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What the index may take in memory, such as 4GB or 512MB."
+        ),
+    ] = None,
+    index_type: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            metavar="FACTORY",
+            help="An index by its FAISS name, such as HNSW32 or PCAR256,IVF256,PQ128x4fs.",
+        ),
+    ] = None,
 ) -> None:
     """Make a catalog searchable, or bring its index up to date.
 
@@ -92,7 +112,9 @@ def index(
 
     Safe to stop and to run again: what was encoded stays, and only new or changed
     pictures are encoded. Rows and pictures that cannot be used are listed with their
-    reasons in rejects.jsonl, and the rest is indexed.
+    reasons in rejects.jsonl, and the rest is indexed. Before that the plan of the index is
+    shown: its type, memory, disk and time. Small catalogs are searched exactly, and ones of
+    50,000 pictures and more by compressed vectors, unless you choose.
     """
     from indexing.build import build_index
     from indexing.catalog import read_catalog
@@ -100,6 +122,7 @@ def index(
     from indexing.models import load_encoder
 
     keep_freed_memory()
+    plan = _planner(recall, memory, index_type)
     with resumable():
         source = read_catalog(
             catalog,
@@ -117,10 +140,28 @@ def index(
                 out,
                 batch_size=batch_size,
                 accept_missing=accept_missing,
+                plan=plan,
                 progress=progress,
             )
     for line in summary(report):
         typer.echo(line)
+
+
+def _planner(recall: float | None, memory: str | None, factory: str | None) -> Planner:
+    """Plans an index by the user's wishes, and says once what it will be."""
+    from indexing.plan import Plan, parse_size, plan_index
+
+    size = None if memory is None else parse_size(memory)
+    said: set[str] = set()
+
+    def plan(count: int, dim: int) -> Plan:
+        chosen = plan_index(count, dim, recall=recall, memory=size, factory=factory)
+        if not said:
+            typer.echo(f"plan: {chosen}", err=True)
+            said.add(str(chosen))
+        return chosen
+
+    return plan
 
 
 def info(

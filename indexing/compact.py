@@ -13,6 +13,7 @@ from pathlib import Path
 from indexing.catalog_vectors import scratch_folder
 from indexing.committing import commit, file_records, locked_folder, next_segment, next_version
 from indexing.errors import IndexFolderError
+from indexing.index_types import Plan, plan_index
 from indexing.manifest import REJECTS, IndexCounts, Manifest, SegmentRecord, read_manifest
 from indexing.segment_files import write_merged_tables, write_vector_files
 from indexing.spool import ROWS
@@ -56,7 +57,7 @@ def _merge(index: OpenIndex, work: Path) -> SegmentRecord:
     rows = len(index.images)
     write_merged_tables(work, index.products.table, index.images.table)
     chunks = (index.vectors[start : start + ROWS] for start in range(0, rows, ROWS))
-    record = write_vector_files(work, chunks, rows, index.manifest.encoder.dim)
+    record = write_vector_files(work, chunks, _plan(index.manifest))
     with (work / REJECTS).open("wb") as rejects:
         for segment in index.manifest.segments:
             rejects.write((index.folder / segment.name / REJECTS).read_bytes())
@@ -67,6 +68,14 @@ def _merge(index: OpenIndex, work: Path) -> SegmentRecord:
         removed=0,
         files=file_records(work),
     )
+
+
+def _plan(manifest: Manifest) -> Plan:
+    """The kind of index that the first segment has, unless that is exact and has grown large."""
+    count, dim, search = manifest.images, manifest.encoder.dim, manifest.segments[0].index.search
+    if search is None:
+        return plan_index(count, dim)
+    return Plan.approximate(search.factory, count, dim, search.target)
 
 
 def _merged_counts(manifest: Manifest) -> IndexCounts:

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 from indexing.messages import reason
@@ -126,11 +128,41 @@ def _faiss() -> list[Finding]:
 
     faiss = import_faiss()
     findings = [Finding("faiss", "ok", f"{installed[0]}, {faiss.get_compile_options().strip()}")]
-    gpus = faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0
-    findings.append(Finding("index types", "ok", "exact (IndexFlatIP)"))
-    if gpus:
-        findings.append(Finding("faiss on GPU", "ok", f"{gpus} devices"))
-    return findings
+    types = "exact, and approximate by FAISS's index factory"
+    findings.append(Finding("index types", "ok", types))
+    return findings + _faiss_gpu(faiss)
+
+
+def _faiss_gpu(faiss: ModuleType) -> list[Finding]:
+    """Which cards FAISS can use, and whether it has code for them."""
+    from indexing.gpu import gpu_count, kernels, suits
+
+    count = gpu_count(faiss)
+    if not count:
+        return []
+    code: set[int] = set()
+    ptx: set[int] = set()
+    for library in Path(str(faiss.__file__)).parent.glob("*.so*"):
+        more_code, more_ptx = kernels(library)
+        code, ptx = code | more_code, ptx | more_ptx
+    if not code | ptx:
+        return [Finding("faiss on GPU", "ok", f"{count} devices, kernels not known")]
+    have = ", ".join(f"sm_{number}" for number in sorted(code))
+    import torch
+
+    findings = []
+    for number in range(min(count, torch.cuda.device_count())):
+        capability = torch.cuda.get_device_capability(number)
+        card = f"sm_{capability[0]}{capability[1]}"
+        what = f"faiss on GPU {number}"
+        if suits(capability, code, ptx):
+            findings.append(Finding(what, "ok", f"the card is {card}, FAISS has {have}"))
+        else:
+            advice = "install a faiss-gpu wheel for this card; until then the CPU searches"
+            findings.append(
+                Finding(what, "broken", f"the card is {card}, FAISS has only {have}", advice)
+            )
+    return findings or [Finding("faiss on GPU", "ok", f"{count} devices, FAISS has {have}")]
 
 
 def _formats() -> list[Finding]:

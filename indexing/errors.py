@@ -8,7 +8,8 @@
     ├── ModelError              an encoder that cannot be loaded
     ├── IndexFolderError        an index folder that cannot be written or opened
     │   ├── IndexCorruptError   a file that is missing or does not match its checksum
-    │   └── IndexMismatchError  an index of another model or another schema version
+    │   ├── IndexMismatchError  an index of another model or another schema version
+    │   └── IndexPlanError      an index that the wishes for recall and memory do not allow
     ├── QueryError              a query that cannot be answered
     │   └── WhereError          a filter expression that cannot be parsed or applied
     ├── TrainingError           a training run that cannot start or go on
@@ -56,6 +57,10 @@ class IndexCorruptError(IndexFolderError):
 
 class IndexMismatchError(IndexFolderError):
     """An index made by another encoder or another schema version."""
+
+
+class IndexPlanError(IndexFolderError):
+    """No index is as small and as good as was asked for, or its type is unknown."""
 
 
 class QueryError(ShoplensError):

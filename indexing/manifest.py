@@ -6,11 +6,12 @@ import hashlib
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
+from indexing.index_types import IndexRecord
 from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
 
@@ -46,12 +47,6 @@ class EncoderRecord(_Strict):
     @classmethod
     def of(cls, encoder: Encoder) -> EncoderRecord:
         return cls(name=encoder.name, fingerprint=encoder.fingerprint, dim=encoder.dim)
-
-
-class IndexRecord(_Strict):
-    """The kind of index."""
-
-    type: Literal["exact"] = "exact"
 
 
 class IndexCounts(_Strict):
@@ -114,7 +109,7 @@ class Manifest(_Strict):
     @property
     def kind(self) -> str:
         """What its segments are, for people."""
-        kinds = dict.fromkeys(segment.index.type for segment in self.segments)
+        kinds = dict.fromkeys(str(segment.index) for segment in self.segments)
         count = len(self.segments)
         return ", ".join([*kinds, *([f"{count} segments"] if count > 1 else [])])
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from indexing.catalog_vectors import CatalogVectors, Mask
 from indexing.embed import VectorCache
-from indexing.errors import IndexFolderError
+from indexing.index_types import IndexRecord, Plan, write_index
 from indexing.manifest import (
     FAISS_INDEX,
     IMAGES,
@@ -20,12 +20,10 @@ from indexing.manifest import (
     REJECTS,
     REMOVED,
     VECTORS,
-    IndexRecord,
 )
 from indexing.segments import read_vectors
 from indexing.spool import ROWS
 from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
-from indexing.vectors import ExactIndex
 
 REMOVED_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False)])
 
@@ -74,32 +72,38 @@ def _write_removed(path: Path, removed: Sequence[str]) -> None:
     pq.write_table(pa.table({"id": pa.array(removed, pa.string())}, schema=REMOVED_SCHEMA), path)
 
 
-def write_vectors(work: Path, keys: Sequence[bytes], cache: VectorCache, dim: int) -> IndexRecord:
-    """The vectors of these pictures, in their order, and the index over them."""
+def write_vectors(
+    work: Path,
+    keys: Sequence[bytes],
+    cache: VectorCache,
+    plan: Plan,
+    queries: NDArray[np.float32] | None = None,
+) -> IndexRecord:
+    """The vectors of these pictures, in their order, and the index over them.
+
+    `queries` are of another kind, for an approximate index to be tuned by.
+    """
     chunks = (cache.gather(keys[start : start + ROWS]) for start in range(0, len(keys), ROWS))
-    return write_vector_files(work, chunks, len(keys), dim)
+    return write_vector_files(work, chunks, plan, queries)
 
 
 def write_vector_files(
-    work: Path, chunks: Iterable[NDArray[np.float32]], count: int, dim: int
+    work: Path,
+    chunks: Iterable[NDArray[np.float32]],
+    plan: Plan,
+    queries: NDArray[np.float32] | None = None,
 ) -> IndexRecord:
-    """As `write_vectors`, of `count` vectors that come in chunks, float32 [m, dim].
+    """As `write_vectors`, of vectors that come in chunks, float32 [m, plan.dim].
 
     Raises IndexFolderError where the disk does not give back what was written.
     """
-    header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+    header = {"descr": "<f4", "fortran_order": False, "shape": (plan.count, plan.dim)}
     # Written as a stream: a full disk would kill the process that writes to a mapped file.
     with (work / VECTORS).open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for chunk in chunks:
             file.write(chunk.tobytes())
-    vectors = read_vectors(work / VECTORS)
-    ExactIndex.from_vectors(vectors).save(work / FAISS_INDEX)
-    if not ExactIndex.load(work / FAISS_INDEX).holds(vectors):
-        raise IndexFolderError(
-            f"{work / FAISS_INDEX} does not read back as it was written: check the disk"
-        )
-    return IndexRecord()
+    return write_index(read_vectors(work / VECTORS), work / FAISS_INDEX, plan, queries=queries)
 
 
 def keys_of(read: CatalogVectors, kept: Mask) -> list[bytes]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from indexing.durable import sha256_of
 from indexing.errors import IndexCorruptError, IndexFolderError
+from indexing.index_types import read_index
 from indexing.manifest import (
     FAISS_INDEX,
     IMAGES,
@@ -31,7 +32,7 @@ from indexing.manifest import (
     FileRecord,
     SegmentRecord,
 )
-from indexing.vectors import Allowed, ExactIndex, Rows, Scores, VectorIndex, check_search
+from indexing.vectors import Allowed, Rows, Scores, VectorIndex, check_search
 
 Floats = NDArray[np.float32]
 
@@ -71,7 +72,7 @@ def open_segment(place: Path, record: SegmentRecord, dim: int) -> Segment:
         images = pq.read_table(place / IMAGES)
         removed = pq.read_table(place / REMOVED)["id"].combine_chunks()
         vectors = read_vectors(place / VECTORS)
-        index = ExactIndex.load(place / FAISS_INDEX)
+        index = read_index(place / FAISS_INDEX, vectors, record.index)
     except FileNotFoundError as error:  # taken away since it was checked
         raise IndexCorruptError(f"{place} misses a file ({error}): {REBUILD}") from error
     except (pa.ArrowException, ValueError, KeyError) as error:

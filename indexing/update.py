@@ -29,6 +29,7 @@ from indexing.catalog_vectors import (
 from indexing.committing import commit, file_records, locked_folder, next_segment, next_version
 from indexing.embed import BATCH_SIZE, SHARD_SIZE, Progress, VectorCache
 from indexing.errors import QueryError
+from indexing.index_types import Plan
 from indexing.manifest import (
     REJECTS,
     IndexCounts,
@@ -98,7 +99,9 @@ def update_index(
             (work / REJECTS).replace(rejects)
         else:
             write_tables(work, read, cache, changed)
-            record = write_vectors(work, keys_of(read, changed), cache, encoder.dim)
+            record = write_vectors(
+                work, keys_of(read, changed), cache, Plan.exact(counts.images, encoder.dim)
+            )
             segment = SegmentRecord(
                 name=next_segment(folder),
                 index=record,
@@ -143,7 +146,7 @@ def delete_products(folder: Path, ids: Iterable[str]) -> list[str]:
         write_removal(work, known)
         segment = SegmentRecord(
             name=next_segment(folder),
-            index=write_vector_files(work, [], 0, dim),
+            index=write_vector_files(work, [], Plan.exact(0, dim)),
             counts=IndexCounts.none(),
             removed=len(known),
             files=file_records(work),

@@ -16,7 +16,7 @@ Rows = NDArray[np.int64]
 Allowed = NDArray[np.bool_]
 
 # Two kernels that sum in another order differ by less than this for unit vectors.
-_ROUNDING = 1e-5
+ROUNDING = 1e-5
 # Candidates that are looked at in one go: bounds memory when very many scores are tied.
 _BLOCK = 1 << 22
 _CHUNK = 1 << 16
@@ -43,20 +43,6 @@ class VectorIndex(Protocol):
         k rows are allowed, the rest is row -1 with score -inf; no score is ever NaN.
         Raises QueryError for queries of another shape or with NaN or infinity.
         """
-
-
-def check_search(
-    index: VectorIndex, queries: NDArray[np.float32], k: int, allowed: Allowed | None
-) -> None:
-    """Raises QueryError for what `VectorIndex.search` does not take."""
-    if queries.ndim != 2 or queries.shape[1] != index.dim:
-        raise QueryError(f"queries of shape {queries.shape}: must be [n, {index.dim}]")
-    if not np.isfinite(queries).all():
-        raise QueryError("a query vector holds NaN or infinity")
-    if k < 1:
-        raise QueryError(f"k is {k}: must be at least 1")
-    if allowed is not None and allowed.shape != (index.ntotal,):
-        raise QueryError(f"a filter of shape {allowed.shape}: must be [{index.ntotal}]")
 
 
 def inner_products(queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> Scores:
@@ -97,17 +83,12 @@ class ExactIndex:
 
     @classmethod
     def load(cls, path: Path) -> ExactIndex:
-        """Read what `save` wrote. Raises IndexCorruptError for anything else."""
-        faiss = import_faiss()
-        # No array inside the file can be larger than the file itself.
-        size = path.stat().st_size
-        faiss.set_deserialization_vector_byte_limit(size)
-        faiss.set_deserialization_loop_limit(size)
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise IndexCorruptError(f"{path} is not a FAISS index that can be read") from error
-        if not isinstance(index, faiss.IndexFlatIP):
+        """Map what `save` wrote: as fast as a copy, and the system may take the memory back.
+
+        Raises IndexCorruptError for anything else.
+        """
+        index = load_faiss(path, mapped=True)
+        if not isinstance(index, import_faiss().IndexFlatIP):
             raise IndexCorruptError(f"{path} holds {type(index).__name__}, not IndexFlatIP")
         return cls(index)
 
@@ -117,10 +98,7 @@ class ExactIndex:
         Raises OSError where FAISS reports that it cannot write; it does not always
         (see `holds`).
         """
-        try:
-            import_faiss().write_index(self._index, str(path))
-        except RuntimeError as error:
-            raise OSError(f"FAISS cannot write {path}") from error
+        save_faiss(self._index, path)
 
     def holds(self, vectors: NDArray[np.float32]) -> bool:
         """Whether these are its vectors, bit for bit: FAISS itself notices no full disk."""
@@ -159,7 +137,7 @@ class ExactIndex:
                 scores[block, :found] = best_scores[:, :found]
                 rows[block, :found] = best_rows[:, :found]
                 margin = best_scores[:, found - 1] - best_scores[:, -1]
-                undecided.append(block[margin <= _ROUNDING])
+                undecided.append(block[margin <= ROUNDING])
             pending = np.concatenate(undecided) if fetch < candidates else pending[:0]
             fetch = min(fetch * 8, candidates)
         return scores, rows
@@ -181,3 +159,44 @@ class ExactIndex:
                 row_scores[start : start + _CHUNK] = inner_products(query[np.newaxis], chunk)
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def check_search(
+    index: VectorIndex, queries: NDArray[np.float32], k: int, allowed: Allowed | None
+) -> None:
+    """Raise QueryError for arguments that `VectorIndex.search` refuses."""
+    if queries.ndim != 2 or queries.shape[1] != index.dim:
+        raise QueryError(f"queries of shape {queries.shape}: must be [n, {index.dim}]")
+    if not np.isfinite(queries).all():
+        raise QueryError("a query vector holds NaN or infinity")
+    if k < 1:
+        raise QueryError(f"k is {k}: must be at least 1")
+    if allowed is not None and allowed.shape != (index.ntotal,):
+        raise QueryError(f"a filter of shape {allowed.shape}: must be [{index.ntotal}]")
+
+
+def load_faiss(path: Path, *, mapped: bool = False) -> Any:
+    """Read a FAISS index of any type, or map its arrays from the file.
+
+    Raises IndexCorruptError for anything else.
+    """
+    faiss = import_faiss()
+    # No array inside the file can be larger than the file itself.
+    size = path.stat().st_size
+    faiss.set_deserialization_vector_byte_limit(size)
+    faiss.set_deserialization_loop_limit(size)
+    try:
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+    except RuntimeError as error:
+        raise IndexCorruptError(f"{path} is not a FAISS index that can be read") from error
+
+
+def save_faiss(index: Any, path: Path) -> None:
+    """Write to `path`, in place and without fsync: the caller makes it durable.
+
+    Raises OSError where FAISS reports that it cannot write; it does not always.
+    """
+    try:
+        import_faiss().write_index(index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"FAISS cannot write {path}") from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.ann import exact_scores
 from benchmarks.ann_data import IN, OUT, Dataset, synthetic
 from benchmarks.ann_report import recalled
-from benchmarks.ann_systems import DEFAULT, SYSTEMS, Hnswlib, Scann, System, Usearch
+from benchmarks.ann_systems import DEFAULT, SYSTEMS, Hnswlib, Planned, Scann, System, Usearch
 from indexing.errors import BenchmarkError
 
 Floats = NDArray[np.float32]
@@ -36,6 +36,7 @@ def recall(data: Dataset, kind: str, rows: NDArray[np.int64]) -> float:
 
 EXHAUSTIVE: dict[str, tuple[Callable[[], System], str]] = {
     "exact": (SYSTEMS["exact"], DEFAULT),
+    "shoplens": (lambda: Planned(1.0), DEFAULT),
     "faiss-flat": (SYSTEMS["faiss-flat"], DEFAULT),
     "faiss-hnsw": (SYSTEMS["faiss-hnsw"], "efSearch=1200"),
     "faiss-hnsw-sq8": (SYSTEMS["faiss-hnsw-sq8"], "efSearch=1200"),
@@ -56,7 +57,7 @@ class TestSystems:
     @pytest.mark.parametrize("name", EXHAUSTIVE)
     def test_looking_at_everything_gives_the_exact_answers(self, name: str) -> None:
         """On vectors of two values a number: 8 bits hold those exactly, and ties abound."""
-        if not name.startswith(("exact", "faiss")):
+        if not name.startswith(("exact", "faiss", "shoplens")):
             pytest.importorskip(name)
         rng = np.random.default_rng(0)
         signs = np.where(rng.random((1240, 32)) < 0.5, -1, 1) / 32**0.5

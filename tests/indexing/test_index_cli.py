@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from indexing import cli
 from indexing.embed import BATCH_SIZE
-from indexing.errors import CatalogError, IndexCorruptError, IndexFolderError
+from indexing.errors import CatalogError, IndexCorruptError, IndexFolderError, IndexPlanError
 from indexing.store import open_index
 
 app = typer.Typer()
@@ -220,3 +220,40 @@ def test_the_batch_size_is_that_of_the_library() -> None:
 def test_help_shows_an_example() -> None:
     assert "shoplens index catalog.csv --out shop-index" in run("index", "--help").stdout
     assert "shoplens info shop-index" in run("info", "--help").stdout
+
+
+def test_the_plan_is_shown_and_an_index_of_ones_choice_is_measured(
+    catalog: Path, tmp_path: Path
+) -> None:
+    arguments = ("index", catalog, "--out", tmp_path / "shop")
+    shown = run(*arguments).stderr
+    assert shown.count("plan: ") == 1
+    assert "vectors of 49 numbers: exact; exact; 196 bytes a vector" in shown
+    result = run(*arguments, "--index", "Flat", "--recall", "0.9")
+    assert "is ready" in result.stdout  # another index of the same catalog is no up-to-date one
+    assert "is up to date" in run(*arguments, "--index", "Flat", "--recall", "0.9").stdout
+    line = run("info", tmp_path / "shop").stdout.splitlines()[4]
+    assert "approximate, Flat, " in line
+    assert "recall@10 1.000 with pictures, 1.000 with stand-ins" in line
+    assert open_index(tmp_path / "shop").index.ntotal == 2
+    assert "is ready" in run(*arguments).stdout
+    assert open_index(tmp_path / "shop").manifest.index.type == "exact"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--memory", "100B"), "100 B is allowed: give --memory 1MB"),
+        (("--memory", "much"), "memory 'much': write a size such as 4GB"),
+        (("--recall", "1.5"), "recall 1.5: give a share"),
+        (("--index", "Trees"), "index 'Trees' is none for 49 numbers"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_before_a_picture_is_encoded(
+    options: tuple[str, str], message: str, catalog: Path, tmp_path: Path, tiny_encoder: Any
+) -> None:
+    out = tmp_path / "shop"
+    error = run("index", catalog, "--out", out, *options).exception
+    assert isinstance(error, IndexPlanError)
+    assert message in str(error)
+    assert not out.exists()

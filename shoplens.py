@@ -24,6 +24,7 @@ import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.pruning.cli
 import benchmarks.speed_cli
+import benchmarks.upgrade_cli
 import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
@@ -134,6 +135,7 @@ app.command()(indexing.cli.info)
 app.command()(indexing.changing_cli.rollback)
 app.command()(search.cli.search)
 app.command()(indexing.changing_cli.update)
+app.command()(benchmarks.upgrade_cli.upgrade)
 app.add_typer(train, name="train")
 train.command()(training.albef_cli.albef)
 train.command()(training.cli.clip)

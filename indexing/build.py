@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
@@ -31,26 +29,25 @@ from indexing.committing import (
 )
 from indexing.embed import BATCH_SIZE, SHARD_SIZE, Progress, VectorCache
 from indexing.errors import CatalogError, IndexFolderError
-from indexing.index_types import IndexRecord, Plan, plan_index, read_index
+from indexing.index_types import Plan, plan_index
 from indexing.manifest import (
-    FAISS_INDEX,
     IMAGES,
     PRODUCTS,
     REJECTS,
     REMOVED,
-    VECTORS,
     EncoderRecord,
     IndexCounts,
     SegmentRecord,
 )
-from indexing.match_fit import calibrate
-from indexing.match_queries import NoQueriesError, title_queries
-from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
-from indexing.segment_files import keys_of, write_tables, write_vectors
-from indexing.segments import read_vectors
+from indexing.segment_files import (
+    calibrated,
+    keys_of,
+    title_vectors,
+    write_tables,
+    write_vectors,
+)
 from indexing.store import OpenIndex
-from indexing.table import Images
 
 Planner = Callable[[int, int], Plan]  # of the number of vectors and their length
 
@@ -146,7 +143,7 @@ def build_index(
             remove_unneeded(out, manifest)
         else:
             keys = keys_of(read, read.usable)
-            titles = None if chosen.type == "exact" else _title_vectors(work, encoder)
+            titles = None if chosen.type == "exact" else title_vectors(work, encoder)
             segment = SegmentRecord(
                 name=next_segment(out),
                 index=write_vectors(work, keys, cache, chosen, titles),
@@ -158,7 +155,7 @@ def build_index(
                 out,
                 f"index of {catalog.path.name}",
                 record,
-                _calibrated(work, segment.index, encoder, progress),
+                calibrated(work, segment.index, encoder, progress),
                 [segment],
                 counts.products,
                 counts.images,
@@ -176,35 +173,6 @@ def build_index(
             seconds=time.monotonic() - started,
             embed_seconds=read.embed_seconds,
         )
-
-
-def _calibrated(
-    work: Path, record: IndexRecord, encoder: Encoder, progress: Progress | None
-) -> MatchRecord:
-    vectors = read_vectors(work / VECTORS)
-    return calibrate(
-        _titles(work),
-        Images(pq.read_table(work / IMAGES)),
-        vectors,
-        read_index(work / FAISS_INDEX, vectors, record),
-        encoder,
-        progress,
-    )
-
-
-def _title_vectors(work: Path, encoder: Encoder) -> NDArray[np.float32] | None:
-    """Titles as vectors, for an approximate index to be tuned by; None where they are no use."""
-    try:
-        return title_queries(_titles(work), encoder).vectors
-    except NoQueriesError:
-        return None
-
-
-def _titles(work: Path) -> list[str | None]:
-    titles: list[str | None] = pq.read_table(work / PRODUCTS, columns=["title"])[
-        "title"
-    ].to_pylist()
-    return titles
 
 
 def _refuse_missing(previous: OpenIndex, read: CatalogVectors) -> None:

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from indexing.catalog_vectors import CatalogVectors, Mask
-from indexing.embed import VectorCache
-from indexing.index_types import IndexRecord, Plan, write_index
+from indexing.embed import Progress, VectorCache
+from indexing.index_types import IndexRecord, Plan, read_index, write_index
 from indexing.manifest import (
     FAISS_INDEX,
     IMAGES,
@@ -21,9 +21,13 @@ from indexing.manifest import (
     REMOVED,
     VECTORS,
 )
+from indexing.match_fit import calibrate
+from indexing.match_queries import NoQueriesError, title_queries
+from indexing.match_record import MatchRecord
+from indexing.models.protocol import Encoder
 from indexing.segments import read_vectors
 from indexing.spool import ROWS
-from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA
+from indexing.table import IMAGE_SCHEMA, PRODUCT_SCHEMA, Images
 
 REMOVED_SCHEMA = pa.schema([pa.field("id", pa.string(), nullable=False)])
 
@@ -110,3 +114,32 @@ def keys_of(read: CatalogVectors, kept: Mask) -> list[bytes]:
     """The hashes of the pictures of `image_table`, in its order."""
     mine = kept[read.found.images["product"].to_numpy()]
     return [key for key, taken in zip(read.embedded.keys, mine, strict=True) if key and taken]
+
+
+def calibrated(
+    work: Path, record: IndexRecord, encoder: Encoder, progress: Progress | None
+) -> MatchRecord:
+    """How surely the index in `work` tells what it has from what it has not."""
+    vectors = read_vectors(work / VECTORS)
+    return calibrate(
+        _titles(work),
+        Images(pq.read_table(work / IMAGES)),
+        vectors,
+        read_index(work / FAISS_INDEX, vectors, record),
+        encoder,
+        progress,
+    )
+
+
+def title_vectors(work: Path, encoder: Encoder) -> NDArray[np.float32] | None:
+    """Titles as vectors, for an approximate index to be tuned by; None where they are no use."""
+    try:
+        return title_queries(_titles(work), encoder).vectors
+    except NoQueriesError:
+        return None
+
+
+def _titles(work: Path) -> list[str | None]:
+    table = pq.read_table(work / PRODUCTS, columns=["title"])
+    titles: list[str | None] = table["title"].to_pylist()
+    return titles

@@ -84,10 +84,11 @@ def open_version(folder: Path, manifest: Manifest, before: OpenIndex | None = No
         if segment is None or segment.record != record:
             segment = open_segment(folder / record.name, record, manifest.encoder.dim)
         segments.append(segment)
-    return _together(folder, manifest, segments)
+    return opened(folder, manifest, segments)
 
 
-def _together(folder: Path, manifest: Manifest, segments: list[Segment]) -> OpenIndex:
+def opened(folder: Path, manifest: Manifest, segments: list[Segment]) -> OpenIndex:
+    """The version of `manifest` out of its opened segments; raises IndexCorruptError."""
     parts, dim = living(segments), manifest.encoder.dim
     products = Products(pa.concat_tables([part.products for part in parts]))
     images = Images.concatenated([part.images for part in parts], [p.products for p in parts])

@@ -6,11 +6,14 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
+
+from indexing.table import IMAGE_SCHEMA, Images
 
 # No test waits on time: a slow machine must not turn an example into a failure.
 settings.register_profile("shoplens", deadline=None)
@@ -64,3 +67,26 @@ def tiny_encoder() -> TinyEncoder:
 def other_encoder() -> TinyEncoder:
     """Same vectors as `tiny_encoder`, another fingerprint."""
     return TinyEncoder("other")
+
+
+def pictures_of(
+    owners: Sequence[int],
+    *,
+    main: Sequence[bool] | None = None,
+    hashes: Sequence[int] | None = None,
+) -> Images:
+    """The pictures of products, one row an owner: `0.png` and so on, no files, all different."""
+    count = len(owners)
+    return Images(
+        pa.table(
+            {
+                "product": owners,
+                "location": [f"{row}.png" for row in range(count)],
+                "path": [None] * count,
+                "role": ["main" if yes else "additional" for yes in main or [True] * count],
+                "sha256": [f"{row:064x}" for row in range(count)],
+                "phash": [0] * count if hashes is None else hashes,
+            },
+            schema=IMAGE_SCHEMA,
+        )
+    )

@@ -204,7 +204,7 @@ def test_info_checks_and_describes_the_index(catalog: Path, tmp_path: Path) -> N
     assert lines[-1].endswith("MB, all as the manifest says")
 
     manifest = json.loads(run("info", out, "--json").stdout)
-    assert manifest["counts"]["rows"] == 6
+    assert manifest["segments"][0]["counts"]["rows"] == 6
     assert manifest["encoder"]["name"] == "tiny"
 
     vectors = out / "s000001" / "vectors.npy"
@@ -237,7 +237,7 @@ def test_the_plan_is_shown_and_an_index_of_ones_choice_is_measured(
     assert "recall@10 1.000 with pictures, 1.000 with stand-ins" in line
     assert open_index(tmp_path / "shop").index.ntotal == 2
     assert "is ready" in run(*arguments).stdout
-    assert open_index(tmp_path / "shop").manifest.index.type == "exact"
+    assert open_index(tmp_path / "shop").manifest.segments[0].index.type == "exact"
 
 
 @pytest.mark.parametrize(

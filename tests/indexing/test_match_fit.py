@@ -24,8 +24,8 @@ from indexing.match_queries import (
 )
 from indexing.near import main_pictures
 from indexing.store import OpenIndex, open_index
-from indexing.table import Images
 from indexing.vectors import ExactIndex
+from tests.conftest import pictures_of
 
 
 def write_shop(folder: Path, products: int, views: int, noise: int = 12) -> Path:
@@ -120,11 +120,7 @@ def test_an_encoder_without_texts_breaks_nothing(
 
 def test_pictures_all_alike_break_nothing(tiny_encoder: Any) -> None:
     vectors = np.tile(tiny_encoder.embed_texts(["red"]), (120, 1))
-    images = Images(
-        product=np.arange(120) // 2, location=["x"] * 120, path=[None] * 120,
-        role=["main", "additional"] * 60, sha256=[f"{row:064}" for row in range(120)],
-        phash=np.zeros(120, np.uint64),
-    )  # fmt: skip
+    images = pictures_of([row // 2 for row in range(120)], main=[True, False] * 60)
     index = ExactIndex.from_vectors(vectors)
     match = calibrate([None] * 60, images, vectors, index, tiny_encoder)
     assert match.modes == {}
@@ -167,13 +163,9 @@ def test_asks_against_plain_loops(tmp_path: Path, tiny_encoder: Any) -> None:
 
 def test_queries_are_few_and_spread_over_the_products(tiny_encoder: Any) -> None:
     count = 800
-    images = Images(
-        product=np.repeat(np.arange(count), 3), location=["x"] * 3 * count,
-        path=[None] * 3 * count, role=["main", "additional", "additional"] * count,
-        sha256=[f"{row:064}" for row in range(3 * count)], phash=np.zeros(3 * count, np.uint64),
-    )  # fmt: skip
+    images = pictures_of([row // 3 for row in range(3 * count)], main=[True, False, False] * count)
     vectors = np.tile(tiny_encoder.embed_texts(["red"]), (3 * count, 1))
-    mains = main_pictures(images.product, images.role, count)
+    mains = main_pictures(images.product, images.main, count)
     found = image_queries(images, mains, vectors, tiny_encoder, lambda _a, _b: None)
     assert len(found.products) == len(set(found.products.tolist())) == 500
     assert all(row % 3 for row in found.pictures)  # never a main picture

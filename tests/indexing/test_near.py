@@ -10,9 +10,9 @@ from indexing.near import NearDuplicates, main_pictures
 
 def test_the_main_picture_or_else_the_first() -> None:
     owners = np.array([2, 0, 0, 2, 2, 3])
-    roles = ["additional", "main", "additional", "main", "main", "additional"]
-    assert main_pictures(owners, roles, 5).tolist() == [1, -1, 3, 5, -1]
-    assert main_pictures(np.empty(0, np.int64), [], 2).tolist() == [-1, -1]
+    mains = np.array([False, True, False, True, True, False])
+    assert main_pictures(owners, mains, 5).tolist() == [1, -1, 3, 5, -1]
+    assert main_pictures(np.empty(0, np.int64), np.empty(0, np.bool_), 2).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize(

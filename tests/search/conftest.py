@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from indexing.catalog.product import Product, ProductImage
 from indexing.match_record import MatchRecord
 from indexing.store import OpenIndex
-from indexing.table import Images, Products, product_batch
+from indexing.table import Products, product_batch
 from indexing.vectors import ExactIndex
+from tests.conftest import pictures_of
 
 MakeIndex = Callable[..., OpenIndex]
 
@@ -29,27 +31,20 @@ def make_index() -> MakeIndex:
         vectors: NDArray[np.float32],
         hashes: Sequence[int] | None = None,
         match: MatchRecord | None = None,
+        main: Sequence[bool] | None = None,
     ) -> OpenIndex:
-        count = len(owners)
         picture = (ProductImage(location="x"),)
         products = [
             Product(id=f"p{row}", price=float(row), images=picture)
             for row in range(max(owners, default=-1) + 1)
         ]
-        images = Images(
-            product=np.array(owners, np.int64),
-            location=[f"{row}.png" for row in range(count)],
-            path=[None] * count,
-            role=["main"] * count,
-            sha256=[f"{row:064x}" for row in range(count)],
-            phash=np.array([0] * count if hashes is None else hashes, np.uint64),
-        )
         index = SimpleNamespace(
             products=Products(pa.Table.from_batches([product_batch(products)])),
-            images=images,
+            images=pictures_of(owners, main=main, hashes=hashes),
             vectors=vectors,
             index=ExactIndex.from_vectors(vectors),
             manifest=SimpleNamespace(match=match),
+            folder=Path("nowhere"),
         )
         return cast("OpenIndex", index)
 

@@ -60,10 +60,12 @@ def test_a_query_of_the_shop_is_told_from_one_of_another(
     products = rng.standard_normal((120, 16))
     views = np.repeat(products, 3, axis=0) + 0.4 * rng.standard_normal((360, 16))
     vectors = (views / np.linalg.norm(views, axis=1, keepdims=True)).astype(np.float32)
-    index = make_index([row // 3 for row in range(300)], vectors[:300])
-    for row in range(300):
-        index.images.role[row] = "additional" if row % 3 else "main"
-        index.images.phash[row] = 2**20 - 1 if row % 2 else row
+    index = make_index(
+        [row // 3 for row in range(300)],
+        vectors[:300],
+        hashes=[2**20 - 1 if row % 2 else row for row in range(300)],
+        main=[row % 3 == 0 for row in range(300)],
+    )
     match = calibrate([None] * 100, index.images, index.vectors, index.index, tiny_encoder)
     index.manifest.match = match
     judge = Confidence(index)

@@ -183,7 +183,7 @@ def test_a_picture_that_the_encoder_cannot_prepare_or_match(
 
 def test_the_best_picture_of_a_product_is_matched(build: Build, encoder: Any) -> None:
     many = build(rows='p,1,"f.png,b.png"\nq,2,c.png\n')
-    assert many.manifest.counts.images == 3
+    assert many.manifest.images == 3
     hits = SearchEngine(many, encoder).search(text="red", itm_rerank=2)
     assert ids(hits) == "qp"
     assert [hit.match for hit in hits] == pytest.approx([green(102), green(51)], abs=1e-6)

@@ -8,7 +8,6 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,8 @@ from typer.testing import CliRunner
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.errors import ImageError, IndexFolderError, IndexMismatchError, QueryError, WhereError
+from indexing.manifest import MANIFEST, read_manifest, render_manifest
 from indexing.match_record import MatchRecord, ModeRecord
-from indexing.store import open_index
 from search.answers import answer_sheet
 from search.cli import search
 from search.engine import SearchEngine
@@ -303,19 +302,16 @@ def test_reranked_answers_can_be_diverse_too(folder: Path) -> None:
     assert answers(*rerank, "2", "--diversity", "1", "--collapse", "--fuse", "top2") == "m b r"
 
 
-def calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None) -> None:
+def calibrated(folder: Path, threshold: float | None) -> None:
     """Makes every text's product there with a probability of 3 in 4."""
     record = ModeRecord(
         queries="titles", asked=1, products=1, weights=(0.0, 0.0, 0.0), bias=math.log(3),
         auroc=0.9, auroc_cosine=0.8, right=0.5, threshold=threshold, precision=0.95, found=0.5,
     )  # fmt: skip
 
-    def opened(*args: Any, **options: Any) -> Any:
-        index = open_index(*args, **options)
-        match = MatchRecord(modes={"text": record}, skipped={})
-        return replace(index, manifest=index.manifest.model_copy(update={"match": match}))
-
-    monkeypatch.setattr("search.engine.open_index", opened)
+    match = MatchRecord(modes={"text": record}, skipped={})
+    manifest = read_manifest(folder).model_copy(update={"match": match})
+    (folder / MANIFEST).write_bytes(render_manifest(manifest))
 
 
 @pytest.mark.parametrize(
@@ -326,10 +322,8 @@ def calibrated(folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float |
         (None, None, None),
     ],
 )
-def test_no_good_match(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, threshold: float | None, good: Any, first: Any
-) -> None:
-    calibrated(folder, monkeypatch, threshold)
+def test_no_good_match(folder: Path, threshold: float | None, good: Any, first: Any) -> None:
+    calibrated(folder, threshold)
     shown = run(folder, "--text", "red")
     lines = shown.stdout.splitlines()
     assert shown.exit_code == 0

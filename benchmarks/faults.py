@@ -159,7 +159,7 @@ def count_calls(work: Callable[[], str], folder: Path) -> Counter[str]:
 
 
 def inject(place: Path, job: str, every: int) -> Iterator[tuple[str, str, str]]:
-    """Each fault at every `every`-th call of each kind: yields fault, call and outcome."""
+    """Each fault at every `every`-th write and at all other calls: yields fault, call, outcome."""
     before, change = JOBS[job]
     start = place / "start"
     start.mkdir()
@@ -177,7 +177,7 @@ def inject(place: Path, job: str, every: int) -> Iterator[tuple[str, str, str]]:
     counts = count_calls(lambda: _done(change, place / "counted"), place)
     tried = place / "tried"
     for call in CALLS:
-        for number in range(1, counts[call] + 1, every):
+        for number in range(1, counts[call] + 1, every if call == "write" else 1):
             for fault, injection in FAULTS.items():
                 shutil.copytree(start, tried)
                 option = f"inject={call}:{injection}:when={number}"
@@ -246,7 +246,7 @@ def _two_segments(place: Path) -> Path:
 
 def main(
     jobs: Annotated[str, typer.Option(help=f"Which of: {', '.join(JOBS)}.")] = ",".join(JOBS),
-    every: Annotated[int, typer.Option(min=1, help="Try each so-manieth call.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Try each so-manieth write.")] = 1,
     flips: Annotated[int, typer.Option(min=0, help="Flips and cuts of each file.")] = 0,
 ) -> None:
     """Break each command at every point, and say what was left."""

@@ -144,7 +144,9 @@ def test_a_word_is_what_its_longest_lived_piece_is(
         for word, (text, (dies, _, score, threshold)) in zip(words, expected, strict=True):
             assert (bare(word.text) if name == "builtin" else word.text.lower()) == text
             assert (word.dies or math.inf) == dies
-            assert (word.score, word.threshold) == pytest.approx((score, threshold), abs=1e-5)
+            assert (word.score, word.threshold) == pytest.approx(
+                (score, threshold), rel=1e-6, abs=1e-5
+            )
             fates.add(word.dies)
     assert long_words > 3
     assert {None} < fates

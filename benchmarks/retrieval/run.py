@@ -182,7 +182,7 @@ def _answer_by_index(
     scores, found = index.index.search(queries, fetch, None if allowed.all() else allowed)
     seconds = {"search": time.perf_counter() - started}
     answers = listed_answers(task, np.where(found >= 0, back[found], -1), scores, depth)
-    note = f"{index.folder}, {index.manifest.kind}"
+    note = f"{index.folder}, an index of type {index.manifest.kind}"
     store_answers(folder, task, System(name, "index", 0, seconds, note), answers)
 
 

@@ -84,7 +84,7 @@ def test_chunks_give_the_gradients_of_the_whole_batch(tiny: Any, settings: dict[
     assert whole.gradient_norm > 0.01
     for chunk in (1, 3, 7, 100):
         outcome, found, _ = gradients_of(tiny, chunk=chunk, **settings)
-        assert_same(found, expected, 1e-6)
+        assert_same(found, expected, 5e-6)  # float32 sums in another order
         assert outcome.loss == pytest.approx(whole.loss, abs=1e-5)
         assert outcome.penalty == pytest.approx(whole.penalty, abs=1e-6)
         assert outcome.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)

@@ -237,7 +237,8 @@ def flip(folder: Path, times: int, seed: int = 0) -> Iterator[tuple[str, int, in
         yield str(path.relative_to(folder)), refused, tried
 
 
-def _two_segments(place: Path) -> Path:
+def two_segments(place: Path) -> Path:
+    """An index of two segments; gives its folder."""
     make_shop(place)
     for step in (_index("old.csv"), _update):
         step(place)
@@ -270,7 +271,7 @@ def main(
     if flips:
         table = Table("file", "flipped or cut", "refused", box=None)
         with tempfile.TemporaryDirectory() as folder:
-            for file, refused, tried in flip(_two_segments(Path(folder)), flips):
+            for file, refused, tried in flip(two_segments(Path(folder)), flips):
                 table.add_row(file, f"{tried:,}", f"{refused:,}")
                 if refused < tried:
                     bad.append(f"{file}: {tried - refused} of {tried} not refused")

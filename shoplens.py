@@ -30,6 +30,7 @@ import indexing.cleaning_cli
 import indexing.cli
 import indexing.convert_cli
 import indexing.explaining_cli
+import indexing.info_cli
 import search.cli
 import training.albef_cli
 import training.cli
@@ -131,7 +132,7 @@ app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
 app.command()(indexing.explaining_cli.explain)
 app.command()(indexing.cli.index)
-app.command()(indexing.cli.info)
+app.command()(indexing.info_cli.info)
 app.command()(indexing.changing_cli.rollback)
 app.command()(search.cli.search)
 app.command()(indexing.changing_cli.update)

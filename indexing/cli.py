@@ -1,11 +1,11 @@
-"""The commands `shoplens index`, `info` and `doctor`."""
+"""The commands `shoplens index` and `doctor`, and what other commands share with them."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from indexing.build import BuildReport, Planner
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
-    from indexing.manifest import IndexCounts, Manifest
-    from indexing.match_record import MatchRecord
+    from indexing.manifest import IndexCounts
 
 _PLAIN_SECONDS = 10.0  # between two lines where no bar can be drawn
 _SHOWN_REJECTS = 3
@@ -164,32 +163,6 @@ def _planner(recall: float | None, memory: str | None, factory: str | None) -> P
     return plan
 
 
-def info(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="The folder that `shoplens index` wrote.")
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="The manifest as JSON and nothing else.")
-    ] = False,
-) -> None:
-    """Check an index folder and say what is in it.
-
-    Example, on an index made with `shoplens index catalog.csv --out shop-index`:
-
-        shoplens info shop-index
-    """
-    from indexing.committing import earlier_versions
-    from indexing.store import open_index
-
-    manifest = open_index(folder).manifest
-    earlier = earlier_versions(folder)
-    if as_json:
-        typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
-        return
-    for line in _description(folder, manifest, earlier):
-        typer.echo(line)
-
-
 def doctor() -> None:
     """Say what is installed, what works here, and what to do about the rest.
 
@@ -312,14 +285,14 @@ def summary(report: BuildReport) -> Iterator[str]:
         yield f"{report.folder} is up to date ({_duration(report.seconds)})"
     else:
         yield f"{report.folder} is ready ({_duration(report.seconds)})"
-    yield _rows_line(counts)
+    yield rows_line(counts)
     rate = f" at {report.rate:,.0f}/s" if report.encoded else ""
     yield (
         f"  pictures: {report.images:,} in the index, {counts.images_rejected:,} rejected; "
         f"{report.encoded:,} encoded{rate}, {report.reused:,} known before"
     )
     if counts.fields_rejected:
-        yield _fields_line(counts.fields_rejected)
+        yield fields_line(counts.fields_rejected)
     if counts.rejected or counts.images_rejected or counts.fields_rejected:
         yield f"  rejects:  {report.rejects}, which begins"
         with report.rejects.open(encoding="utf-8") as file:
@@ -328,14 +301,16 @@ def summary(report: BuildReport) -> Iterator[str]:
     yield f'next: shoplens search {report.folder} --text "red shoes"'
 
 
-def _rows_line(counts: IndexCounts) -> str:
+def rows_line(counts: IndexCounts) -> str:
+    """What became of a catalog's rows; the parts add up."""
     parts = f"{counts.products:,} products + {counts.rejected:,} rejected"
     for number, name in ((counts.unchanged, "unchanged"), (counts.merged, "merged")):
         parts += f" + {number:,} {name}" if number else ""
     return f"  rows:     {counts.rows:,} = {parts}"
 
 
-def _fields_line(rejected: int) -> str:
+def fields_line(rejected: int) -> str:
+    """How many fields were refused of products that were kept."""
     return f"  fields:   {rejected:,} rejected and left empty, their products kept"
 
 
@@ -343,47 +318,6 @@ def _reject_line(reject: dict[str, object]) -> str:
     name = "" if reject["id"] is None else f", id {reject['id']}"
     value = f" {reject['value']!r}" if reject["value"] else ""
     return f"row {reject['row']}{name}: {reject['field']}{value}: {reject['reason']}"
-
-
-def _description(folder: Path, manifest: Manifest, earlier: Sequence[Manifest]) -> Iterator[str]:
-    first, encoder = manifest.segments[0].counts, manifest.encoder
-    made = f"{manifest.created:%Y-%m-%d %H:%M} UTC by shoplens {manifest.shoplens_version}"
-    yield f"{folder}: version {manifest.version}, made {made}: {manifest.change}"
-    yield _rows_line(first)
-    if len(manifest.segments) == 1:
-        yield f"  pictures: {first.images:,} in the index, {first.images_rejected:,} rejected"
-    else:
-        yield (
-            f"  since:    {len(manifest.segments) - 1:,} updates; now {manifest.products:,} "
-            f"products and {manifest.images:,} pictures"
-        )
-    if first.fields_rejected:
-        yield _fields_line(first.fields_rejected)
-    yield f"  encoder:  {encoder.name}, {encoder.dim} numbers a picture, {encoder.fingerprint[:12]}"
-    yield f"  index:    {manifest.kind}"
-    if manifest.match is not None:
-        yield from _match_lines(manifest.match)
-    files = sum(len(segment.files) for segment in manifest.segments)
-    yield f"  files:    {files}, {manifest.bytes / 1e6:,.1f} MB, all as the manifest says"
-    for old in earlier:
-        yield f"  kept:     version {old.version}, {old.created:%Y-%m-%d %H:%M} UTC: {old.change}"
-
-
-def _match_lines(match: MatchRecord) -> Iterator[str]:
-    """How well the index knows, for each kind of query, whether it has what is asked for."""
-    for mode, record in match.modes.items():
-        limit = (
-            "no threshold reaches 95% precision"
-            if record.threshold is None
-            else f"good from {record.threshold:.2f}, which {record.found:.0%} of those with a "
-            "match reach"
-        )
-        yield (
-            f"  match:    {mode}: AUROC {record.auroc:.3f} (cosine alone "
-            f"{record.auroc_cosine:.3f}), {limit}; {record.asked:,} {record.queries}"
-        )
-    for mode, why in match.skipped.items():
-        yield f"  match:    {mode}: not calibrated: {why}"
 
 
 def _duration(seconds: float) -> str:

@@ -252,6 +252,7 @@ def roll_back(folder: Path, version: int | None = None) -> Manifest:
     """
     from indexing.store import open_version
 
+    read_manifest(folder)  # which says why where there is none
     with locked_folder(folder, "rollback"):
         current, earlier = read_manifest(folder), earlier_versions(folder)
         wanted = next((m for m in earlier if version is None or m.version == version), None)

@@ -41,6 +41,7 @@ def compact(folder: Path) -> Manifest:
     An index of one segment stays as it is. Raises IndexFolderError where another compaction
     is under way, or a rebuild or rollback came in between; the index is unchanged then.
     """
+    read_manifest(folder)  # which says why where there is none
     with locked_folder(folder, "compact", lock=".compact.lock") as staging:
         with scratch_folder(staging) as work:
             before = open_index(folder)

@@ -131,6 +131,7 @@ def delete_products(folder: Path, ids: Iterable[str]) -> list[str]:
     Raises QueryError where it holds none of them, and IndexFolderError as `update_index` does.
     """
     wanted = list(dict.fromkeys(ids))
+    read_manifest(folder)  # which says why where there is none
     with locked_folder(folder, "delete") as staging, scratch_folder(staging) as scratch:
         previous = open_index(folder)
         held = set(previous.products.ids)

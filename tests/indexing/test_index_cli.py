@@ -10,14 +10,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from indexing import cli
+from indexing import cli, info_cli
 from indexing.embed import BATCH_SIZE
 from indexing.errors import CatalogError, IndexCorruptError, IndexFolderError, IndexPlanError
 from indexing.store import open_index
 
 app = typer.Typer()
 app.command()(cli.index)
-app.command()(cli.info)
+app.command()(info_cli.info)
 
 
 @pytest.fixture(autouse=True)

@@ -410,3 +410,14 @@ def test_any_changes_leave_what_a_plain_dict_would_hold(
         if read_manifest(bench.folder).version != version:
             before.append(dict(expected))
         check(bench.open(), bench.encoder, expected)
+
+
+def test_where_there_is_no_index_nothing_is_made(tmp_path: Path) -> None:
+    for change in (
+        lambda: delete_products(tmp_path / "nowhere", ["a"]),
+        lambda: compact(tmp_path / "nowhere"),
+        lambda: roll_back(tmp_path / "nowhere"),
+    ):
+        with pytest.raises(IndexFolderError, match="does not exist: make it"):
+            change()
+    assert not (tmp_path / "nowhere").exists()

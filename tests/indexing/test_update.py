@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from indexing import compact as compaction
 from indexing.build import BuildReport, build_index
 from indexing.catalog import read_catalog
 from indexing.committing import earlier_versions, locked_folder, roll_back
@@ -249,22 +251,29 @@ def test_compaction_keeps_what_is_alive_in_one_segment(bench: Bench) -> None:
     check(open_index(bench.folder), bench.encoder, before)
 
 
+def while_merging(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Lets `change` happen when a compaction has merged its segments and not yet swapped them."""
+    merge = compaction._merge
+
+    def slowly(index: OpenIndex, work: Path) -> Any:
+        merged = merge(index, work)
+        change()
+        return merged
+
+    monkeypatch.setattr(compaction, "_merge", slowly)
+
+
 def test_updates_that_come_while_the_index_is_compacted_stay(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.build(START)
     bench.update({"d": ("four", ["navy"])})
-    from indexing import compact as module
 
-    merge = module._merge
-
-    def slowly(index: OpenIndex, work: Path) -> Any:
-        merged = merge(index, work)
+    def change() -> None:
         bench.update({"a": ("one, new", ["red"]), "e": ("five", ["gold"])})
         delete_products(bench.folder, ["b"])
-        return merged
 
-    monkeypatch.setattr(module, "_merge", slowly)
+    while_merging(monkeypatch, change)
     manifest = compact(bench.folder)
     assert [segment.counts.products for segment in manifest.segments] == [4, 2, 0]
     check(
@@ -284,16 +293,7 @@ def test_a_rebuild_that_comes_while_the_index_is_compacted_wins(
 ) -> None:
     bench.build(START)
     bench.update({"d": ("four", ["navy"])})
-    from indexing import compact as module
-
-    merge = module._merge
-
-    def slowly(index: OpenIndex, work: Path) -> Any:
-        merged = merge(index, work)
-        bench.build({"z": ("last", ["red"])})
-        return merged
-
-    monkeypatch.setattr(module, "_merge", slowly)
+    while_merging(monkeypatch, lambda: bench.build({"z": ("last", ["red"])}))
     with pytest.raises(IndexFolderError, match="built anew or rolled back meanwhile"):
         compact(bench.folder)
     assert held(bench.open()) == {"z": ("last", ["red"])}

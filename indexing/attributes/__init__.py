@@ -1,0 +1,1 @@
+"""Attributes of products, such as colour: what merchants say, and what a model reads off them."""

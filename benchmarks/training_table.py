@@ -70,7 +70,7 @@ def circumstances(
 ) -> dict[str, Any]:
     """All of `Measured` but the arms, for a command that is run as `python -m module`."""
     place = torch.device(work.device)
-    half = wants_bfloat16(RunConfig.model_validate({"precision": precision}), place)
+    half = wants_bfloat16(RunConfig.model_validate({"precision": precision}).precision, place)
     on_gpu = place.type == "cuda"
     return {
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),

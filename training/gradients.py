@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
-from training.config import RunConfig, TrainConfig
+from training.config import Precision, TrainConfig
 from training.data import Pairs, units
 from training.distributed import Ranks
 from training.images import ImageSide
@@ -109,7 +109,7 @@ class BatchGradients:
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._config = config
         self._ranks = ranks
-        self._half = wants_bfloat16(config, self._device)
+        self._half = wants_bfloat16(config.precision, self._device)
 
     def __call__(
         self, rows: Rows, pictures: Tensor, counts: Sequence[int], *, epoch: int, step: int
@@ -230,11 +230,11 @@ def similarity_loss(embeddings: Tensor, before: Tensor) -> Tensor:
     return (embeddings @ embeddings.T - before @ before.T).square().mean()
 
 
-def wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
+def wants_bfloat16(precision: Precision, device: torch.device) -> bool:
     """Whether the towers run in bfloat16: `auto` does so on a GPU that has it."""
-    if config.precision == "auto":
+    if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return config.precision == "bf16"
+    return precision == "bf16"
 
 
 def _backward(chunk: _Embedded, images: Tensor, texts: Tensor, total: int) -> None:

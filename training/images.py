@@ -68,7 +68,7 @@ class LockedImages:
         trunk = TrunkEncoder(encoder)
         cache = VectorCache(folder / trunk.fingerprint[:16], trunk.dim)
         embedded = embed_pictures(pictures, len(pictures), trunk, cache, progress=progress)
-        _report(embedded.failures, pictures)
+        report_left_out(embedded.failures, pictures)
         self.usable = np.array([key is not None for key in embedded.keys])
         if not self.usable.any():
             raise TrainingError("nothing to train on: none of the pictures can be read")
@@ -224,6 +224,7 @@ def random_crop(picture: Image.Image, size: int, rng: np.random.Generator) -> Im
     return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else cropped
 
 
-def _report(failures: dict[int, str], pictures: Sequence[ProductImage]) -> None:
+def report_left_out(failures: dict[int, str], pictures: Sequence[ProductImage]) -> None:
+    """Says which pictures cannot be used, and why."""
     for number, reason in failures.items():
         logger.warning("left out of training: %s: %s", pictures[number].location, reason)

@@ -83,7 +83,7 @@ def learn_masks(
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
     )
-    half, read = wants_bfloat16(config, device), 0
+    half, read = wants_bfloat16(config.precision, device), 0
     model.eval()
     batches = _batches(len(pairs), config)
     for step, (rows, pictures) in enumerate(images.batches(batches, 0)):

@@ -99,7 +99,7 @@ class AlbefMethod:
         self._ranks = ranks
         self._steps_of_epoch = steps_of_epoch
         self._shown = shown
-        self._half = wants_bfloat16(config, self._device)
+        self._half = wants_bfloat16(config.precision, self._device)
 
     def train_mode(self) -> None:
         self._model.train()

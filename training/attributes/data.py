@@ -1,0 +1,129 @@
+"""Catalogs to examples: a picture, a title, and the classes of the attributes that are known."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexing.attributes.labels import Labels
+from indexing.attributes.words import Words
+from indexing.catalog.product import Product, ProductImage
+from indexing.errors import TrainingError
+from training.split import position
+
+UNKNOWN = -100  # a label that counts for nothing
+_FIELDS = ("brand", "category", "availability")  # of a product, that may be attributes, too
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Products to learn from or to measure on.
+
+    Attributes:
+        pictures: Main pictures.
+        titles: As the merchant writes them.
+        stripped: The titles without the words that name a value of an attribute.
+        labels: int64 [n, attributes], classes; UNKNOWN where the merchant does not say.
+        products: The merchants' ids.
+    """
+
+    pictures: list[ProductImage]
+    titles: list[str]
+    stripped: list[str]
+    labels: Ints
+    products: list[str]
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+    def take(self, rows: Sequence[int] | Ints) -> Examples:
+        """The examples of these rows, in this order."""
+        return Examples(
+            [self.pictures[row] for row in rows],
+            [self.titles[row] for row in rows],
+            [self.stripped[row] for row in rows],
+            self.labels[np.asarray(rows, np.int64)],
+            [self.products[row] for row in rows],
+        )
+
+
+def read_products(
+    catalogs: Iterable[Iterable[Product]], attributes: Sequence[str]
+) -> list[Product]:
+    """The products that have one of the attributes.
+
+    Raises:
+        TrainingError: No product has one of them; names those that there are.
+    """
+    known: Counter[str] = Counter()
+    found: list[Product] = []
+    for catalog in catalogs:
+        for product in catalog:
+            known.update(name for name in product.attributes if raw_value(product, name))
+            known.update(name for name in _FIELDS if raw_value(product, name))
+            if any(raw_value(product, name) for name in attributes):
+                found.append(product)
+    for name in attributes:
+        if not known[name]:
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            listed = ", ".join(sorted(known)) or "none"
+            raise TrainingError(f"no product has the attribute {name!r}; {hint}there are {listed}")
+    return found
+
+
+def raw_value(product: Product, name: str) -> str:
+    """What the merchant says of an attribute; blank where nothing."""
+    own = product.attributes.get(name)
+    return own or (str(getattr(product, name)) if name in _FIELDS else "")
+
+
+def make_examples(
+    products: Sequence[Product], labels: Labels, attributes: Sequence[tuple[str, Sequence[str]]]
+) -> Examples:
+    """Examples of these products.
+
+    Args:
+        attributes: The names, each with its values in the order of the classes.
+    """
+    words = Words(labels.ways_of_writing())
+    classes = np.full((len(products), len(attributes)), UNKNOWN, np.int64)
+    for place, (name, values) in enumerate(attributes):
+        number = {value: index for index, value in enumerate(values)}
+        for row, product in enumerate(products):
+            value = labels.value_of(name, raw_value(product, name))
+            classes[row, place] = UNKNOWN if value is None else number.get(value, UNKNOWN)
+    return Examples(
+        [product.images[0] for product in products],
+        [product.title for product in products],
+        [words.without(product.title) for product in products],
+        classes,
+        [product.id for product in products],
+    )
+
+
+def split_examples(examples: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
+    """Train and validation examples, no title on both sides.
+
+    Raises:
+        TrainingError: A side is empty.
+    """
+    held_out = np.array(
+        [
+            position(title or product, seed) < share
+            for title, product in zip(examples.titles, examples.products, strict=True)
+        ]
+    )
+    if held_out.all() or not held_out.any():
+        raise TrainingError(
+            f"{len(examples)} products cannot be split into train and validation with a "
+            f"validation share of {share}: give more products"
+        )
+    return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))

@@ -33,6 +33,7 @@ import indexing.explaining_cli
 import indexing.info_cli
 import search.cli
 import training.albef_cli
+import training.attributes_cli
 import training.cli
 from indexing.errors import ShoplensError
 from indexing.messages import reason
@@ -139,6 +140,7 @@ app.command()(indexing.changing_cli.update)
 app.command()(benchmarks.upgrade_cli.upgrade)
 app.add_typer(train, name="train")
 train.command()(training.albef_cli.albef)
+train.command()(training.attributes_cli.attributes)
 train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)

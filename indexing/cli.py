@@ -228,7 +228,8 @@ def say_left_out(source: Catalog) -> None:
 def bad_option(error: ValidationError) -> str:
     """Which option of a command a model refused, its value, and why."""
     first = error.errors(include_url=False)[0]
-    option = "--" + str(first["loc"][0]).replace("_", "-")
+    named = [part for part in first["loc"] if isinstance(part, str)]
+    option = "--" + named[-1].replace("_", "-")
     return f"{option} {first['input']}: {first['msg']}"
 
 

@@ -209,7 +209,11 @@ class StageRun:
 
     def validated(self, mode: Mode) -> tuple[list[Floats], Ints]:
         """Of the examples of validation that have what the mode asks for: the logits, float32
-        [m, classes] for each attribute, and the labels, int64 [m, attributes]."""
+        [m, classes] for each attribute, and the labels, int64 [m, attributes].
+
+        Logits are those of a natural mix of classes: what their weights have added is taken
+        away, the logarithm of each.
+        """
         self._encoder.model.eval()
         self._network.eval()
         side, size = self._validation, self._config.batch_size
@@ -229,8 +233,9 @@ class StageRun:
                     no_picture=torch.full((len(rows),), mode == "text"),
                     learns=False,
                 )
-                for part, own in zip(parts, self._network(inputs).logits, strict=True):
-                    part.append(own.float().cpu().numpy())
+                outputs = self._network(inputs)
+                for part, own, weight in zip(parts, outputs.logits, self._weights, strict=True):
+                    part.append((own.float() - weight.log()).cpu().numpy())
                 labels.append(side.examples.labels[rows])
         return [np.concatenate(part) for part in parts], np.concatenate(labels)
 

@@ -1,0 +1,1 @@
+"""Attribute classifiers measured: CMA-CLIP, its ablations and simpler ones."""

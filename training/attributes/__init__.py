@@ -1,0 +1,1 @@
+"""Training of classifiers that read attributes of products off pictures and titles."""

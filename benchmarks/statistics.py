@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 RESAMPLES = 1000
 _DRAWN_AT_ONCE = 1 << 22  # numbers; bounds the memory of a bootstrap over many clusters
+_COPIES = 4  # of the counts of all samples that a figure makes
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -66,21 +68,51 @@ def summaries(
     sums = np.stack([np.bincount(cluster, weights=column) for column in values.T], axis=1)
     means = sums / counts[:, np.newaxis]
     micro, macro = [], []
-    rng = np.random.default_rng(seed)
-    number = len(counts)
-    chances = np.full(number, 1 / number)
-    step = max(1, _DRAWN_AT_ONCE // number)
-    for first in range(0, resamples, step):
-        # How often each cluster is drawn, in place of an index of each draw.
-        drawn = rng.multinomial(number, chances, size=min(step, resamples - first)).astype(float)
+    for drawn in _resampled(len(counts), resamples=resamples, seed=seed, width=0):
         micro.append((drawn @ sums) / (drawn @ counts)[:, np.newaxis])
-        macro.append((drawn @ means) / number)
-    over_queries = _intervals(values.mean(axis=0), np.concatenate(micro))
-    over_clusters = _intervals(means.mean(axis=0), np.concatenate(macro))
+        macro.append((drawn @ means) / len(counts))
+    over_queries = intervals(values.mean(axis=0), np.concatenate(micro))
+    over_clusters = intervals(means.mean(axis=0), np.concatenate(macro))
     return [Summary(*both) for both in zip(over_queries, over_clusters, strict=True)]
 
 
-def _intervals(means: Floats, resampled: Floats) -> list[Interval]:
+def bootstrapped(
+    figure: Callable[[Floats], Floats],
+    clusters: Ints,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[Floats, Floats]:
+    """A figure of all samples, float64 [...], and of each resample of their clusters, float64
+    [resamples, ...]; for figures that are no means of samples.
+
+    Args:
+        figure: of how often each sample counts in each of r resamples, float64 [r, n], gives
+            float64 [r, ...].
+        clusters: int64 [n].
+    """
+    _, cluster = np.unique(clusters, return_inverse=True)
+    number, width = int(cluster.max()) + 1, _COPIES * len(cluster)
+    drawn = _resampled(number, resamples=resamples, seed=seed, width=width)
+    spread = np.concatenate([figure(times[:, cluster]) for times in drawn])
+    once: Floats = figure(np.ones((1, len(cluster))))[0]
+    return once, spread
+
+
+def _resampled(number: int, *, resamples: int, seed: int, width: int) -> Iterator[Floats]:
+    """How often each of `number` clusters is drawn in each resample, float64 [r, number] for
+    some resamples at a time. The draws are the same whatever the width, which is how many
+    numbers are made of each resample."""
+    rng = np.random.default_rng(seed)
+    chances = np.full(number, 1 / number)
+    step = max(1, _DRAWN_AT_ONCE // max(number, width))
+    for first in range(0, resamples, step):
+        # Counts, in place of an index of each draw.
+        yield rng.multinomial(number, chances, size=min(step, resamples - first)).astype(float)
+
+
+def intervals(means: Floats, resampled: Floats) -> list[Interval]:
+    """95% percentile intervals of m figures: float64 [m], and [resamples, m]."""
     lows, highs = np.quantile(resampled, [0.025, 0.975], axis=0)
     return [
         Interval(float(mean), float(low), float(high))

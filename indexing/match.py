@@ -110,11 +110,18 @@ def auroc(values: Floats, positive: Bools) -> float:
     return float(wins / (positive.sum() * (~positive).sum()))
 
 
-def threshold(chances: Floats, there: Bools, products: Ints) -> float | None:
-    """The lowest probability at which PRECISION holds, None where none does.
+def threshold(
+    chances: Floats, there: Bools, products: Ints, *, precision: float = PRECISION
+) -> float | None:
+    """The lowest probability at which the precision holds, None where none does.
 
     It holds where Wilson's lower bound does (Wilson 1927, 95% two-sided) of the share of asks whose
     product is there among those at or above it, if these are of MIN_SAID products or more.
+
+    Args:
+        chances: float64 [n >= 1].
+        there: bool [n].
+        products: int64 [n].
     """
     order = np.argsort(-chances, kind="stable")
     there_so_far = np.cumsum(there[order])
@@ -126,7 +133,7 @@ def threshold(chances: Floats, there: Bools, products: Ints) -> float | None:
     good = [
         int(end)
         for end, part in zip(ends, share, strict=True)
-        if different[end] >= MIN_SAID and wilson_low(float(part), int(end) + 1) >= PRECISION
+        if different[end] >= MIN_SAID and wilson_low(float(part), int(end) + 1) >= precision
     ]
     return float(chances[order][good[-1]]) if good else None
 

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks import statistics
-from benchmarks.statistics import Floats, Ints, cluster_bootstrap, mcnemar, summaries
+from benchmarks.statistics import (
+    Floats,
+    Ints,
+    bootstrapped,
+    cluster_bootstrap,
+    mcnemar,
+    summaries,
+)
 
 
 def test_constant_values_leave_no_doubt() -> None:
@@ -167,3 +174,25 @@ def test_mcnemar_is_the_exact_binomial_test(wins: int, losses: int) -> None:
 def test_mcnemar_finds_what_scipy_finds(wins: int, losses: int, expected: float) -> None:
     """scipy.stats.binomtest(wins, wins + losses).pvalue"""
     assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+def test_a_figure_that_is_no_mean_is_that_of_each_resample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The median, and the number of samples."""
+    values, clusters = drawn_values(8, measures=1)
+    order = np.argsort(values[:, 0])
+
+    def figure(times: Floats) -> Floats:
+        middle = times.sum(axis=1, keepdims=True) / 2
+        place = (times[:, order].cumsum(axis=1) >= middle).argmax(axis=1)
+        return np.stack([values[order[place], 0], times.sum(axis=1)], axis=1)
+
+    once, spread = bootstrapped(figure, clusters, resamples=60, seed=3)
+    groups = [values[clusters == cluster, 0] for cluster in sorted(set(clusters.tolist()))]
+    drawn = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=60)
+    for often, found in zip([np.ones(30, int), *drawn], [once, *spread], strict=True):
+        taken = np.sort(np.concatenate([np.tile(g, n) for g, n in zip(groups, often, strict=True)]))
+        assert found.tolist() == [taken[(len(taken) + 1) // 2 - 1], len(taken)]
+    monkeypatch.setattr(statistics, "_DRAWN_AT_ONCE", 1)
+    assert (bootstrapped(figure, clusters, resamples=60, seed=3)[1] == spread).all()

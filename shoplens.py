@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import benchmarks.ann_cli
+import benchmarks.attributes.cli
 import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.pruning.cli
@@ -145,6 +146,7 @@ train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)
 bench.command()(benchmarks.ann_cli.filters)
+bench.command()(benchmarks.attributes.cli.attributes)
 bench.command()(benchmarks.esci.cli.esci_split)
 bench.command()(benchmarks.pruning.cli.pruning)
 bench.command()(benchmarks.cli.recall)

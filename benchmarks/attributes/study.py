@@ -6,28 +6,27 @@ scored later (report.py), so that scoring anew costs no training.
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.attributes.arms import ARMS, ZERO_SHOT, make_arm, zero_shot
+from benchmarks.attributes.noise import NO_PICTURE, Inputs, conditions
 from indexing.attributes.labels import Labels, suggest
 from indexing.attributes.words import Words
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product
 from indexing.durable import write_atomically
-from indexing.match_record import Mode
 from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder
-from indexing.models.cma_clip.network import CmaConfig, CmaNetwork, Inputs, Sizes
+from indexing.models.cma_clip.network import CmaConfig, CmaNetwork, Sizes
+from indexing.models.cma_clip.network import Inputs as NetworkInputs
 from indexing.models.cma_clip.towers import text_tokens
 from training.attributes.config import AttributesConfig
 from training.attributes.data import Examples, make_examples, raw_value, read_products
@@ -43,10 +42,10 @@ VALIDATION_SHARE = 0.05  # of the titles; the rest of `builtin`'s test titles is
 CONFIG = AttributesConfig(
     network=CmaConfig(layers=2, heads=4),
     warm_up_epochs=5,
-    epochs=4,
+    epochs=5,
     tuning_epochs=2,
     warm_up_rate=5e-4,
-    learning_rate=1e-4,
+    learning_rate=3e-4,
     tuning_rate=2e-4,
     rising_steps=50,
     batch_size=128,
@@ -55,8 +54,8 @@ CONFIG = AttributesConfig(
 _LEAST = 40  # products of a value; fewer make it OTHER
 _BATCH = 256
 
-Kind = Literal["own", "stripped", "added", "swapped", "none"]
-Ints = NDArray[np.int64]
+WEIGHT = "picture weight"
+
 Floats = NDArray[np.float32]
 
 
@@ -100,37 +99,21 @@ def read_data(folder: Path, train: int, test: int) -> Data:
     )
 
 
-@dataclass(frozen=True)
-class Condition:
-    """A version of the test set.
-
-    Attributes:
-        titles: "own"; "stripped" of attribute words; "added": stripped, and the right values
-            put behind; "swapped" with those of other products; "none".
-        pictures: "own", "swapped" with those of other products, or "none".
-    """
-
-    titles: Kind
-    pictures: Literal["own", "swapped", "none"] = "own"
-
-    @property
-    def mode(self) -> Mode:
-        if self.titles == "none":
-            return "image"
-        return "text" if self.pictures == "none" else "image+text"
-
-
-CONDITIONS = {
-    "clean": Condition("own"),
-    "words removed": Condition("stripped"),
-    "words added": Condition("added"),
-    "title of another": Condition("swapped"),
-    "picture of another": Condition("own", "swapped"),
-    "stripped, picture of another": Condition("stripped", "swapped"),
-    "no title": Condition("none"),
-    "no picture": Condition("own", "none"),
-    "no picture, words removed": Condition("stripped", "none"),
-}
+def versions(examples: Examples, data: Data) -> dict[str, Inputs]:
+    """The examples as they are and spoilt, see noise.py, and without titles."""
+    words = Words(data.labels.ways_of_writing())
+    gold = {
+        name: [values[label] if label >= 0 else None for label in examples.labels[:, place]]
+        for place, (name, values) in enumerate(zip(ATTRIBUTES, data.values, strict=True))
+    }
+    spoilt = conditions(examples.titles, gold, words)
+    found: dict[str, Inputs] = {str(name): inputs for name, inputs in spoilt.items()}
+    nothing = tuple("" for _ in examples.titles)
+    found["no title"] = replace(found["clean"], titles=nothing)
+    found["no picture, words deleted"] = replace(
+        found["no picture"], titles=found["words deleted"].titles
+    )
+    return found
 
 
 class Study:
@@ -144,7 +127,7 @@ class Study:
         """Trains an arm and writes what it says of validation and test; does nothing where that
         is done."""
         out = self.folder / f"{arm.replace(' ', '_')}-{seed}.npz"
-        if out.exists():
+        if out.exists() or (arm == ZERO_SHOT and seed):  # nothing there depends on a seed
             return
         answers = self._zero_shot() if arm == ZERO_SHOT else self._trained(arm, seed, say)
 
@@ -185,34 +168,27 @@ class Study:
         self, encoder: ClipEncoder, network: CmaNetwork, tilts: Sequence[Floats]
     ) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
-        modes = {
-            "image+text": Condition("own"),
-            "image": Condition("none"),
-            "text": Condition("own", "none"),
+        sides = {
+            "validation": (self.data.validation, self._validation),
+            "test": (self.data.test, self._test),
         }
-        # Thresholds for stripped titles are chosen on stripped titles, too.
-        modes["image+text stripped"] = Condition("stripped")
-        for name, condition in modes.items():
-            own = ask(
-                encoder, network, self.data.validation, self._validation, condition, self.data
-            )
-            _note(found, f"validation/{name}", own, tilts)
-        for name, condition in CONDITIONS.items():
-            own = ask(encoder, network, self.data.test, self._test, condition, self.data)
-            _note(found, f"test/{name}", own, tilts)
+        for side, (examples, pictures) in sides.items():
+            for name, inputs in versions(examples, self.data).items():
+                logits, weights = ask(encoder, network, inputs, pictures)
+                for attribute, own, tilt in zip(ATTRIBUTES, logits, tilts, strict=True):
+                    found[f"{side}/{name}/{attribute}"] = (own - tilt).astype(np.float32)
+                found[f"{side}/{name}/{WEIGHT}"] = weights
         return found
 
     def _zero_shot(self) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
         sides = {
-            "validation/image+text": (self.data.validation, self._validation),
+            "validation/clean": (self.data.validation, self._validation),
             "test/clean": (self.data.test, self._test),
         }
         for name, (examples, patches) in sides.items():
             rows = np.arange(len(examples))
-            pictures = np.concatenate(
-                [part[:, 0].numpy() for _, part in patches.batches(_batches(rows))]
-            )
+            pictures = np.concatenate([part[:, 0].numpy() for _, part in patches.batches([rows])])
             own = zero_shot(self._encoder, pictures, self.data.values)
             for attribute, logits in zip(ATTRIBUTES, own, strict=True):
                 found[f"{name}/{attribute}"] = logits
@@ -240,102 +216,33 @@ def small_builtin() -> ClipEncoder:
     )  # fmt: skip
 
 
-def others(labels: Ints, seed: int) -> Ints:
-    """For each product another one, int64 [n]: nobody's own, each one's once, and of another
-    value of the first attribute wherever that is possible by a few trials."""
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    partner = np.empty(len(labels), np.int64)
-    partner[order] = np.roll(order, 1)
-    for _ in range(20):
-        alike = np.flatnonzero(labels[partner, 0] == labels[:, 0])
-        if not len(alike):
-            break
-        with_whom = rng.integers(len(labels), size=len(alike))
-        for row, other in zip(alike.tolist(), with_whom.tolist(), strict=True):
-            a, b = partner[row], partner[other]
-            if other not in (row, a) and b != row:
-                partner[row], partner[other] = b, a
-    return partner
-
-
 def ask(
-    encoder: ClipEncoder,
-    network: CmaNetwork,
-    examples: Examples,
-    pictures: FrozenPatches,
-    condition: Condition,
-    data: Data,
+    encoder: ClipEncoder, network: CmaNetwork, inputs: Inputs, pictures: FrozenPatches
 ) -> tuple[list[Floats], Floats]:
-    """The logits of each attribute, float32 [n, classes], and lambda, float32 [n, attributes],
-    of a version of some examples. Every picture must be readable."""
-    partner = others(examples.labels, 0)
-    titles = _titles(examples, condition.titles, partner, data)
-    rows = partner if condition.pictures == "swapped" else np.arange(len(examples))
-    has_picture, has_text = condition.pictures != "none", condition.titles != "none"
+    """The logits of each attribute, float32 [n, classes], and lambda, float32 [n, attributes].
+    Every picture must be readable."""
     encoder.model.eval()
     network.eval()
-    logits: list[list[Floats]] = [[] for _ in data.values]
+    logits: list[list[Floats]] = [[] for _ in network.tasks]
     weights: list[Floats] = []
+    shown = np.maximum(inputs.pictures, 0)
+    parts = [shown[start : start + _BATCH] for start in range(0, len(shown), _BATCH)]
     with torch.inference_mode():
         for start, (_, patches) in zip(
-            range(0, len(rows), _BATCH), pictures.batches(_batches(rows)), strict=True
+            range(0, len(shown), _BATCH), pictures.batches(parts), strict=True
         ):
-            own = titles[start : start + _BATCH]
-            tokens, ends = text_tokens(encoder.model, encoder.tokenizer(own))
-            text = torch.tensor([has_text and bool(title.strip()) for title in own])
+            titles = inputs.titles[start : start + _BATCH]
+            tokens, ends = text_tokens(encoder.model, encoder.tokenizer(titles))
+            has_picture = torch.from_numpy(inputs.pictures[start : start + _BATCH] != NO_PICTURE)
+            has_text = torch.tensor([bool(title.strip()) for title in titles])
+            # One with neither counts as a text.
             outputs = network(
-                Inputs(patches, tokens, ends, torch.full_like(text, has_picture), text)
+                NetworkInputs(patches, tokens, ends, has_picture, has_text | ~has_picture)
             )
             weights.append(outputs.picture_weight.numpy())
-            for place, found in enumerate(outputs.logits):
-                logits[place].append(found.numpy())
-    return [np.concatenate(found) for found in logits], np.concatenate(weights)
-
-
-def _titles(examples: Examples, kind: Kind, partner: Ints, data: Data) -> list[str]:
-    if kind == "own":
-        return examples.titles
-    if kind == "stripped":
-        return examples.stripped
-    if kind == "swapped":
-        return [examples.titles[row] for row in partner]
-    if kind == "none":
-        return [""] * len(examples)
-    words = Words(data.labels.ways_of_writing())
-    return [
-        " ".join([examples.stripped[row], *_named(data, examples.labels[row], words)])
-        for row in range(len(examples))
-    ]
-
-
-def _named(data: Data, labels: Ints, words: Words) -> list[str]:
-    named = [
-        own[label] for own, label in zip(data.values, labels.tolist(), strict=True) if label >= 0
-    ]
-    return [value for value in named if words.mentions(value)]
-
-
-def _batches(rows: Ints) -> list[Ints]:
-    return [rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH)]
-
-
-def _note(
-    found: dict[str, Floats],
-    name: str,
-    answers: tuple[list[Floats], Floats],
-    tilts: Sequence[Floats],
-) -> None:
-    logits, weights = answers
-    for attribute, own, tilt in zip(ATTRIBUTES, logits, tilts, strict=True):
-        found[f"{name}/{attribute}"] = (own - tilt).astype(np.float32)
-    found[f"{name}/picture weight"] = weights.astype(np.float32)
-
-
-def write_settings(folder: Path, study: Mapping[str, object]) -> None:
-    """What a run was asked for, beside its answers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps(study, indent=2) + "\n", encoding="utf-8")
+            for own, found in zip(logits, outputs.logits, strict=True):
+                own.append(found.numpy())
+    return [np.concatenate(own) for own in logits], np.concatenate(weights)
 
 
 def arm_names() -> tuple[str, ...]:

@@ -217,9 +217,9 @@ def macro_f1(own: Predictions, times: Floats) -> Floats:
     hits = times @ (gold & predicted).astype(np.float64)
     golds = times @ gold.astype(np.float64)
     both = golds + times @ predicted.astype(np.float64)
-    occurs = golds > 0
-    scores = 2 * hits / np.maximum(both, 1)
-    mean: Floats = (scores * occurs).sum(axis=1) / np.maximum(occurs.sum(axis=1), 1)
+    occur = (golds > 0).sum(axis=1)
+    # A class that is not in gold has no hits.
+    mean: Floats = (2 * hits / np.maximum(both, 1)).sum(axis=1) / np.maximum(occur, 1)
     return mean
 
 

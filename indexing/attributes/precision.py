@@ -67,7 +67,7 @@ def recall_at_precision(confidences: NDArray[np.floating], right: Bools) -> Reca
         return RecallAtPrecision(0.0, None, None, 0.0)
     order, ends = _blocks(confidences)
     found, accepted = np.cumsum(right[order])[ends], ends + 1
-    allowed = np.where(found / accepted >= PRECISION, found, 0)
+    allowed = np.where(found >= PRECISION * accepted, found, 0)
     best = int(allowed.argmax())  # the first: of thresholds that find the same, the highest
     if not allowed[best]:
         return RecallAtPrecision(0.0, None, None, 0.0)
@@ -95,9 +95,7 @@ def right_at_precision(confidences: NDArray[np.floating], right: Bools, times: F
     drawn = times[:, order]
     accepted = np.cumsum(drawn, axis=1)[:, ends]
     found = np.cumsum(drawn * right[order], axis=1)[:, ends]
-    # Divided, as 9 / 10 rounds to 0.9 and 0.9 * 10 need not to 9.
-    enough = found / np.maximum(accepted, 1) >= PRECISION
-    most: Floats = np.where(enough, found, 0).max(axis=1)
+    most: Floats = np.where(found >= PRECISION * accepted, found, 0).max(axis=1)
     return most
 
 

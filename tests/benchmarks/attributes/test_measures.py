@@ -127,6 +127,15 @@ def test_measures_of_a_small_test_set_by_hand() -> None:
     assert found.held_class.recall.mean == pytest.approx(2 / 13)
 
 
+def test_coverage_by_class_counts_the_wrong_ones_that_are_accepted() -> None:
+    """Of class 0 nine of ten are right, of class 1 four of five, which is too few."""
+    gold = np.array([0] * 9 + [1] + [1] * 4 + [0])
+    predicted = np.array([0] * 10 + [1] * 5)
+    found = measure("color", Predictions(gold, predicted, np.full(15, 0.5), 2), np.arange(15))
+    assert (found.class_recall.mean, found.class_coverage) == (9 / 15, 10 / 15)
+    assert (found.recall.mean, found.threshold, found.coverage) == (0, None, 0)
+
+
 def test_thresholds_that_are_none_accept_nothing() -> None:
     chances, labels = drawn(50, seed=1)
     nothing = Calibration(classes=(None,) * 4)

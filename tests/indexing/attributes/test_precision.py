@@ -73,6 +73,12 @@ def test_nine_of_ten_is_precise_enough_at_any_size() -> None:
         assert recall_at_precision(same, right).threshold is None
 
 
+def test_of_thresholds_that_find_the_same_it_is_the_highest() -> None:
+    confidences = np.array([0.9] * 20 + [0.5, 0.4])
+    found = recall_at_precision(confidences, confidences > 0.5)
+    assert found == RecallAtPrecision(20 / 22, 0.9, 1.0, 20 / 22)
+
+
 def wilson(right: int, trials: int) -> float:
     """The smaller root of (share - p)^2 = z^2 p (1 - p) / trials (Wilson 1927)."""
     z2 = 1.959963984540054**2

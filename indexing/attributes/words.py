@@ -9,7 +9,7 @@ from typing import NamedTuple
 from indexing.attributes.vocabulary import OTHER
 from indexing.titles import normalise_title
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+")
 
 
 class Mention(NamedTuple):
@@ -25,20 +25,24 @@ class Words:
     """Knows how the values of attributes are written.
 
     A value is named by its own words or those of a synonym, in their order: `Navy Blue` by
-    "navy blue". The plural of the last word counts as the word, and so does one that is written
-    with a hyphen or without: "t-shirt" is `Tshirts`. Of mentions that overlap the longest counts.
+    "navy blue". Plurals, hyphens and spaces do not matter: "t-shirt", "t shirts" and "tshirt"
+    all name `Tshirts`, and "navyblue" names `Navy Blue`. Of mentions that overlap the longest
+    counts.
     """
 
     def __init__(self, values: Mapping[str, Iterable[tuple[str, str]]]) -> None:
         """`values`: for each attribute the ways of writing, and the value that each means."""
-        self._phrases: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        self._meaning: dict[str, list[tuple[str, str]]] = {}
+        self._longest = 0  # words that a mention may have
         for attribute, ways in values.items():
             for written, value in ways:
-                phrase = tuple(_stem(word) for word in _split(written))
-                meant = (attribute, value)
-                if phrase and value != OTHER and meant not in self._phrases.setdefault(phrase, []):
-                    self._phrases[phrase].append(meant)
-        self._longest = max(map(len, self._phrases), default=0)
+                stems, meant = _stems(written), (attribute, value)
+                if not stems or value == OTHER:
+                    continue
+                known = self._meaning.setdefault("".join(stems), [])
+                if meant not in known:
+                    known.append(meant)
+                self._longest = max(self._longest, len(stems) + 1)  # "t shirt" is one word more
 
     def mentions(self, text: str) -> list[Mention]:
         """The values that a text names, in its order. Words that mean values of several
@@ -51,7 +55,7 @@ class Words:
             length = self._longest_at(stems, place)
             if length:
                 start, end = words[place].start(), words[place + length - 1].end()
-                meant = self._phrases[tuple(stems[place : place + length])]
+                meant = self._meaning["".join(stems[place : place + length])]
                 found += [Mention(attribute, value, start, end) for attribute, value in meant]
             place += max(1, length)
         return found
@@ -67,24 +71,22 @@ class Words:
 
     def _longest_at(self, stems: list[str], place: int) -> int:
         for length in range(min(self._longest, len(stems) - place), 0, -1):
-            if tuple(stems[place : place + length]) in self._phrases:
+            if "".join(stems[place : place + length]) in self._meaning:
                 return length
         return 0
 
 
-def _split(written: str) -> list[str]:
-    return [normalise_title(word.group()) for word in _WORD.finditer(written)]
+def _stems(written: str) -> list[str]:
+    return [_stem(normalise_title(word.group())) for word in _WORD.finditer(written)]
 
 
 def _stem(word: str) -> str:
-    """A word without what a plural adds and without hyphens: "t shirts" (as normalised) and
-    "Tshirt" are both "tshirt". Short words stay: "bras" is "bra" but "gas" is "gas"."""
-    joined = word.replace(" ", "")
-    if joined.endswith("ies") and len(joined) > 4:
-        return joined[:-3] + "y"
+    """A word without what a plural adds. Short words stay: "bras" is "bra", and "gas" is "gas"."""
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
     for ending in ("sses", "shes", "ches", "xes"):
-        if joined.endswith(ending):
-            return joined[:-2]
-    if joined.endswith("s") and not joined.endswith("ss") and len(joined) > 3:
-        return joined[:-1]
-    return joined
+        if word.endswith(ending):
+            return word[:-2]
+    if word.endswith("s") and not word.endswith("ss") and len(word) > 3:
+        return word[:-1]
+    return word

@@ -165,8 +165,8 @@ class StageRun:
         if not bool(loss.isfinite()):
             named = ", ".join(self._train.examples.products[row] for row in rows[:3])
             raise TrainingError(
-                f"the loss is {float(loss)} in stage {self._stage.name} (products: {named} and "
-                "others): lower the learning rate"
+                f"the loss is {float(loss.detach())} in stage {self._stage.name} (products: "
+                f"{named} and others): lower the learning rate"
             )
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)

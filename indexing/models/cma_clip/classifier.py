@@ -121,6 +121,8 @@ class CmaClassifier:
     def read(self, pixels: Tensor | None, titles: Sequence[str] | None) -> Reading:
         """What the network says, before calibration; arguments as for `predict`.
 
+        Of a row with neither picture nor title there is nothing but the shares of the classes.
+
         Raises:
             ValueError: There are neither pictures nor titles, or not as many of both.
         """
@@ -147,6 +149,10 @@ class CmaClassifier:
             for attribute, tilt, own in zip(self.attributes, self.tilts, found.logits, strict=True):
                 tilted = own.float().cpu().numpy()
                 logits[attribute.name][part] = tilted - np.array(tilt, np.float32)
+        if pixels is None:
+            blank = [not title.strip() for title in titles or ()]
+            for attribute in self.attributes:
+                logits[attribute.name][blank] = np.log(attribute.prior)
         return Reading(logits, weights, modes)
 
     def inputs(self, pixels: Tensor | None, titles: Sequence[str] | None) -> Inputs:

@@ -22,8 +22,8 @@ def attributes(
     arms: Annotated[
         str | None, typer.Option(metavar="ARM,ARM…", help="Which arms; by default all.")
     ] = None,
-    train: Annotated[int, typer.Option(min=100, help="Products to train on.")] = 8000,
-    test: Annotated[int, typer.Option(min=100, help="Products to measure on.")] = 3500,
+    train: Annotated[int, typer.Option(min=100, help="Products to train on.")] = 6000,
+    test: Annotated[int, typer.Option(min=100, help="Products to measure on.")] = 3000,
 ) -> None:
     """Measure how well colour, kind and use are read off pictures and titles.
 

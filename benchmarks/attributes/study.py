@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -37,19 +36,19 @@ from training.builtin import TEST_SEED, TEST_SHARE
 from training.split import position
 
 ATTRIBUTES = ("color", "article_type", "usage")
-SIDE = 128  # pixels that the towers see of a picture: those of the catalog have 60 x 80
+SIDE = 96  # pixels that the towers see of a picture: those of the catalog have 60 x 80
 VALIDATION_SHARE = 0.05  # of the titles; the rest of `builtin`'s test titles is for testing
 CONFIG = AttributesConfig(
     network=CmaConfig(layers=2, heads=4),
-    warm_up_epochs=5,
-    epochs=5,
-    tuning_epochs=2,
+    warm_up_epochs=3,
+    epochs=4,
+    tuning_epochs=1,
     warm_up_rate=5e-4,
     learning_rate=3e-4,
     tuning_rate=2e-4,
     rising_steps=50,
-    batch_size=128,
-    lock_image=True,
+    batch_size=64,
+    hide_words=0.5,
 )
 _LEAST = 40  # products of a value; fewer make it OTHER
 _BATCH = 256
@@ -140,7 +139,8 @@ class Study:
 
     def _trained(self, arm: str, seed: int, say: Callable[[str], None]) -> dict[str, Floats]:
         data, encoder = self.data, small_builtin()
-        config = self.config.model_copy(update={"seed": seed})
+        # Who sees no picture needs no tower for them.
+        config = self.config.model_copy(update={"seed": seed, "lock_image": arm == "text only"})
         sizes = Sizes(dim=encoder.dim, classes=data.sizes)
         network = make_arm(arm, sizes, config.network, seed)
         run = self.folder / "runs" / f"{arm.replace(' ', '_')}-{seed}"
@@ -152,7 +152,6 @@ class Study:
             run,
             config,
             arm,
-            patches=self.folder / "patches",
             on_epoch=lambda epoch: say(
                 f"{arm} {seed} {epoch.stage} {epoch.number + 1} loss {epoch.loss:.3f} "
                 + " ".join(f"{share:.3f}" for share in epoch.accuracy)
@@ -160,19 +159,16 @@ class Study:
         )
         weights = class_weights(data.train.labels, data.sizes, config.balance)
         tilts = [weight.log().numpy() for weight in weights]
-        answers = self._answers(encoder, network, tilts)
+        answers = self._answers(encoder, network, tilts, run / "patches")
         shutil.rmtree(run)
         return answers
 
     def _answers(
-        self, encoder: ClipEncoder, network: CmaNetwork, tilts: Sequence[Floats]
+        self, encoder: ClipEncoder, network: CmaNetwork, tilts: Sequence[Floats], patches: Path
     ) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
-        sides = {
-            "validation": (self.data.validation, self._validation),
-            "test": (self.data.test, self._test),
-        }
-        for side, (examples, pictures) in sides.items():
+        for side, examples in (("validation", self.data.validation), ("test", self.data.test)):
+            pictures = FrozenPatches(encoder, examples.pictures, patches)
             for name, inputs in versions(examples, self.data).items():
                 logits, weights = ask(encoder, network, inputs, pictures)
                 for attribute, own, tilt in zip(ATTRIBUTES, logits, tilts, strict=True):
@@ -182,26 +178,15 @@ class Study:
 
     def _zero_shot(self) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
-        sides = {
-            "validation/clean": (self.data.validation, self._validation),
-            "test/clean": (self.data.test, self._test),
-        }
-        for name, (examples, patches) in sides.items():
+        sides = {"validation/clean": self.data.validation, "test/clean": self.data.test}
+        for name, examples in sides.items():
+            patches = FrozenPatches(self._encoder, examples.pictures, self.folder / "patches")
             rows = np.arange(len(examples))
             pictures = np.concatenate([part[:, 0].numpy() for _, part in patches.batches([rows])])
             own = zero_shot(self._encoder, pictures, self.data.values)
             for attribute, logits in zip(ATTRIBUTES, own, strict=True):
                 found[f"{name}/{attribute}"] = logits
         return found
-
-    @cached_property
-    def _validation(self) -> FrozenPatches:
-        pictures = self.data.validation.pictures
-        return FrozenPatches(self._encoder, pictures, self.folder / "patches")
-
-    @cached_property
-    def _test(self) -> FrozenPatches:
-        return FrozenPatches(self._encoder, self.data.test.pictures, self.folder / "patches")
 
 
 def small_builtin() -> ClipEncoder:

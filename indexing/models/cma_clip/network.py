@@ -133,9 +133,8 @@ class SequenceWise(nn.Module):
         self.encoder = nn.TransformerEncoder(
             layer, config.layers, nn.LayerNorm(dim), enable_nested_tensor=False
         )
-        for parameter in self.encoder.parameters():
-            if parameter.ndim > 1:  # the layers are copies of one another otherwise
-                nn.init.xavier_uniform_(parameter)
+        for own in self.encoder.layers:
+            _initialise(cast("nn.TransformerEncoderLayer", own), dim, config.layers)
         self.kind = nn.Parameter(0.02 * torch.randn(2, dim))  # of patches, of tokens
         self.no_text = nn.Parameter(0.02 * torch.randn(dim))
         self.no_picture = nn.Parameter(0.02 * torch.randn(dim))
@@ -170,6 +169,16 @@ class SequenceWise(nn.Module):
             maps.append(weights)
             states = layer(states, src_key_padding_mask=hidden)
         return torch.stack(maps).mean(0)
+
+
+def _initialise(layer: nn.TransformerEncoderLayer, dim: int, layers: int) -> None:
+    """As CLIP starts its text tower: what is added to the states is small at first, so that I and
+    T begin near the towers' own vectors."""
+    nn.init.normal_(layer.self_attn.in_proj_weight, std=dim**-0.5)
+    nn.init.normal_(layer.linear1.weight, std=(2 * dim) ** -0.5)
+    for last in (layer.self_attn.out_proj, layer.linear2):
+        nn.init.normal_(last.weight, std=(2 * dim * layers) ** -0.5)
+        nn.init.zeros_(last.bias)
 
 
 class Task(nn.Module):

@@ -32,6 +32,7 @@ import indexing.cli
 import indexing.convert_cli
 import indexing.explaining_cli
 import indexing.info_cli
+import indexing.reading_cli
 import search.cli
 import training.albef_cli
 import training.attributes_cli
@@ -126,6 +127,7 @@ bench = typer.Typer(
     """,
 )
 
+app.command()(indexing.reading_cli.attributes)
 app.command()(indexing.cleaning_cli.clean)
 app.command()(indexing.changing_cli.compact)
 app.command()(indexing.convert_cli.convert)

@@ -68,7 +68,7 @@ def clean(encoder: ClipEncoder | AlbefEncoder, titles: Sequence[str]) -> list[li
             "`shoplens train clip --preset calibrated`"
         )
     masks_of, pruning = _masks_of(encoder), encoder.pruning
-    spans = _span_reader(encoder.tokenizer)
+    spans = span_reader(encoder.tokenizer)
     found = []
     for start in range(0, len(titles), TEXT_BATCH):
         part = titles[start : start + TEXT_BATCH]
@@ -154,7 +154,7 @@ def _fates(
     return [[fate(title, place) for place in range(len(row))] for title, row in enumerate(rows)]
 
 
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """A word in a text: its characters, and the places of its pieces among the token ids."""
 
     start: int
@@ -162,10 +162,10 @@ class _Span(NamedTuple):
     places: list[int]
 
 
-def _words(text: str, spans: list[_Span], fates: list[_Fate | None]) -> Iterator[Word]:
+def _words(text: str, spans: list[Span], fates: list[_Fate | None]) -> Iterator[Word]:
     """The words of a text in order, with what stands between them and has no piece."""
     read = 0
-    for span in [*spans, _Span(len(text), len(text), [])]:
+    for span in [*spans, Span(len(text), len(text), [])]:
         for run in re.finditer(r"\S+", text[read : span.start]):
             yield _word(text, read + run.start(), read + run.end(), [])
         if span.end > span.start:
@@ -183,7 +183,7 @@ def _word(text: str, start: int, end: int, pieces: list[_Fate]) -> Word:
     return Word(text[start:end], best.score, best.threshold, dies, spaced)
 
 
-def _span_reader(tokenizer: TextTokenizer) -> Callable[[str], tuple[str, list[_Span]]]:
+def span_reader(tokenizer: TextTokenizer) -> Callable[[str], tuple[str, list[Span]]]:
     """What makes of a title the text that its words are parts of, and the words, also those
     that are cut off."""
     import_torchvision()
@@ -199,7 +199,7 @@ def _span_reader(tokenizer: TextTokenizer) -> Callable[[str], tuple[str, list[_S
     )
 
 
-def _piece_spans(tokenizer: PieceTokenizer, title: str) -> tuple[str, list[_Span]]:
+def _piece_spans(tokenizer: PieceTokenizer, title: str) -> tuple[str, list[Span]]:
     # Without a pre-tokenizer all pieces are of one word: white space parts them all the same.
     spaces = [0, *accumulate(map(str.isspace, title))]
     pieces = enumerate(tokenizer.pieces(title), 1)
@@ -209,11 +209,11 @@ def _piece_spans(tokenizer: PieceTokenizer, title: str) -> tuple[str, list[_Span
         start, end = min(piece.start for _, piece in own), max(piece.end for _, piece in own)
         # Some tokenizers count the space before a word to it.
         start += len(title[start:end]) - len(title[start:end].lstrip())
-        spans.append(_Span(start, end, [place for place, _ in own]))
+        spans.append(Span(start, end, [place for place, _ in own]))
     return title, spans
 
 
-def _clip_spans(tokenizer: Any, title: str) -> tuple[str, list[_Span]]:
+def _clip_spans(tokenizer: Any, title: str) -> tuple[str, list[Span]]:
     text = tokenizer.clean_fn(title)
     as_written = " ".join(title.split())
     alike = as_written.lower() == text and len(as_written) == len(text)
@@ -223,7 +223,7 @@ def _clip_spans(tokenizer: Any, title: str) -> tuple[str, list[_Span]]:
         if tokenizer.decoder[piece].endswith("</w>") or piece in tokenizer.all_special_ids
     ]
     spans = [
-        _Span(match.start(), match.end(), list(range(before + 1, end + 1)))
+        Span(match.start(), match.end(), list(range(before + 1, end + 1)))
         for match, (before, end) in zip(
             tokenizer.pat.finditer(text), pairwise([0, *ends]), strict=True
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,11 +23,23 @@ def explanation_sheet(picture: Image.Image, text: str, explanation: Explanation)
     Each map is scaled to its own highest value. Words that pruning drops, and those that the
     model does not read, are grey; words without a gradient show the picture alone.
     """
+    score = f"match {explanation.score:.3f}"
+    return _sheet(SheetCell(picture, text, score), picture, explanation.words)
+
+
+def attention_sheet(picture: Image.Image, title: str, words: Sequence[WordMap]) -> Image.Image:
+    """The RGB picture of a product and where each word of its title looks, in rows, as
+    `explanation_sheet` shows it."""
+    return _sheet(SheetCell(picture, title, "attention"), picture, words)
+
+
+def _sheet(first: SheetCell, picture: Image.Image, words: Sequence[WordMap]) -> Image.Image:
     seen = bounded(picture, TILE)  # as the model saw it: slivers lie on white
-    cells = [SheetCell(picture, text, f"match {explanation.score:.3f}")]
-    for word in explanation.words:
-        cells.append(SheetCell(_overlay(seen, word), word.text, remark(word), faded=not word.kept))
-    return cell_grid(cells, _COLUMNS)
+    cells = [
+        SheetCell(_overlay(seen, word), word.text, remark(word), faded=not word.kept)
+        for word in words
+    ]
+    return cell_grid([first, *cells], _COLUMNS)
 
 
 def remark(word: WordMap) -> str:

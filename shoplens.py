@@ -26,6 +26,7 @@ import benchmarks.esci.cli
 import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import benchmarks.upgrade_cli
+import indexing.attributes_cli
 import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
@@ -135,6 +136,7 @@ app.command()(indexing.changing_cli.delete)
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
 app.command()(indexing.explaining_cli.explain)
+app.command()(indexing.attributes_cli.export)
 app.command()(indexing.cli.index)
 app.command()(indexing.info_cli.info)
 app.command()(indexing.changing_cli.rollback)

@@ -72,7 +72,7 @@ def upgrade(
     meanwhile, or where too many pictures cannot be read any more; BenchmarkError where no
     query can be asked.
     """
-    folder = before.folder
+    folder, attributes = before.folder, before.manifest.attributes
     with locked_folder(folder, "upgrade") as staging, scratch_folder(staging) as work:
         if open_index(folder).manifest != before.manifest:
             raise IndexFolderError(f"{folder} has changed since it was opened: try again")
@@ -83,11 +83,13 @@ def upgrade(
             f"upgrade from {old.name} to {new.name}",
             EncoderRecord.of(new),
             calibrated(work, segment.index, new, progress),
+            attributes and attributes.unfitted(),
             [segment],
             segment.counts.products,
             segment.counts.images,
         )
-        after = opened(folder, manifest, [open_segment(work, segment, new.dim)])
+        written = open_segment(work, segment, new.dim, manifest.attributes)
+        after = opened(folder, manifest, [written])
         comparison = compare(Version(before, old), Version(after, new), queries)
         swapped = force or comparison.allows(margin)
         if swapped:

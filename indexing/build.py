@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from indexing.attributes.predicting import add_attributes, prediction_cache
+from indexing.attributes.record import AttributesRecord
+from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
     CatalogVectors,
@@ -85,6 +88,7 @@ def build_index(
     shard_size: int = SHARD_SIZE,
     accept_missing: bool = False,
     plan: Planner = plan_index,
+    classifier: AttributeClassifier | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the index of `catalog` in the folder `out`, or make it anew.
@@ -93,7 +97,8 @@ def build_index(
     so does a build that was stopped go on. The old version serves until the new one is
     complete. A product none of whose pictures can be used becomes a rejected row. `plan`
     chooses the index: first for all pictures of the catalog, before any is encoded, so that
-    it can refuse, and then for those that can be used. Last, the
+    it can refuse, and then for those that can be used. `classifier` fills in the attributes of
+    products, see indexing/attributes; without one the index has none. Last, the
     index is asked for what it has and for what was taken out of it, which calibrates `no good
     match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
 
@@ -137,11 +142,17 @@ def build_index(
             and previous.manifest.encoder == record
             and _same(previous, work, counts)
             and previous.manifest.segments[0].index.follows(chosen)
+            and _filled_by(previous) == (classifier and classifier.fingerprint)
         )
         if previous is not None and up_to_date:
             manifest = previous.manifest
             remove_unneeded(out, manifest)
         else:
+            attributes = None
+            if classifier is not None:
+                known = prediction_cache(staging / "attributes", classifier, previous)
+                add_attributes(work, classifier, known, progress)
+                attributes = AttributesRecord.of(classifier)
             keys = keys_of(read, read.usable)
             titles = None if chosen.type == "exact" else title_vectors(work, encoder)
             segment = SegmentRecord(
@@ -156,6 +167,7 @@ def build_index(
                 f"index of {catalog.path.name}",
                 record,
                 calibrated(work, segment.index, encoder, progress),
+                attributes,
                 [segment],
                 counts.products,
                 counts.images,
@@ -200,6 +212,12 @@ def _refuse_missing(previous: OpenIndex, read: CatalogVectors) -> None:
             f"read, first {read.embedded.failures[int(missing[0])]}; mount or restore them, or "
             "drop them with --accept-missing; the index is unchanged"
         )
+
+
+def _filled_by(index: OpenIndex) -> str | None:
+    """The fingerprint of what filled in its attributes."""
+    record = index.manifest.attributes
+    return None if record is None else record.fingerprint
 
 
 def _same(previous: OpenIndex, work: Path, counts: IndexCounts) -> bool:

@@ -20,7 +20,9 @@ from indexing.cli import (
 )
 
 if TYPE_CHECKING:
+    from indexing.attributes.vocabulary import AttributeClassifier
     from indexing.catalog import OnDuplicate
+    from indexing.manifest import Manifest
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of `shoplens index`.")]
 
@@ -41,6 +43,12 @@ def update(
         bool, typer.Option("--allow-urls", help="Fetch pictures that are given as URLs.")
     ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures encoded at once.")] = 16,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the index's attribute classifier is now, if it was moved."
+        ),
+    ] = None,
     compaction: Annotated[
         bool,
         typer.Option(
@@ -66,7 +74,7 @@ def update(
 
     keep_freed_memory()
     with resumable():
-        made_by = read_manifest(folder).encoder.name
+        manifest = read_manifest(folder)
         source = read_catalog(
             catalog,
             profile,
@@ -78,15 +86,33 @@ def update(
         with show_progress() as progress:
             report = update_index(
                 source,
-                load_encoder(model or made_by),
+                load_encoder(model or manifest.encoder.name),
                 folder,
                 batch_size=batch_size,
+                classifier=_classifier(manifest, attributes),
                 progress=progress,
             )
         for line in summary(report):
             typer.echo(line)
         if compaction:
             _compact_where_it_pays(folder)
+
+
+def _classifier(manifest: Manifest, place: Path | None) -> AttributeClassifier | None:
+    """What fills in the attributes of an index; `place` is where it is now, if it was moved."""
+    from indexing.errors import ModelError
+    from indexing.models.cma_clip import load_attributes
+
+    if place is not None:
+        return load_attributes(place)
+    if manifest.attributes is None:
+        return None
+    try:
+        return load_attributes(manifest.attributes.name)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; it fills in the attributes of the index: say with --attributes where it is"
+        ) from error
 
 
 def delete(

@@ -102,6 +102,12 @@ def index(
             help="An index by its FAISS name, such as HNSW32 or PCAR256,IVF256,PQ128x4fs.",
         ),
     ] = None,
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="What `shoplens train attributes` wrote: fill in attributes."
+        ),
+    ] = None,
 ) -> None:
     """Make a catalog searchable, or bring its index up to date.
 
@@ -115,10 +121,12 @@ def index(
     shown: its type, memory, disk and time. Small catalogs are searched exactly, and ones of
     50,000 pictures and more by compressed vectors, unless you choose.
     """
+    from indexing.attributes_cli import say_filled
     from indexing.build import build_index
     from indexing.catalog import read_catalog
     from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder
+    from indexing.models.cma_clip import load_attributes
 
     keep_freed_memory()
     plan = _planner(recall, memory, index_type)
@@ -140,10 +148,13 @@ def index(
                 batch_size=batch_size,
                 accept_missing=accept_missing,
                 plan=plan,
+                classifier=None if attributes is None else load_attributes(attributes),
                 progress=progress,
             )
     for line in summary(report):
         typer.echo(line)
+    if attributes is not None:
+        say_filled(out)
 
 
 def _planner(recall: float | None, memory: str | None, factory: str | None) -> Planner:

@@ -18,9 +18,11 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
+from indexing.attributes.record import AttributesRecord
 from indexing.durable import LOCK, flush, replace_bytes, sha256_of
 from indexing.errors import IndexFolderError, IndexMismatchError
 from indexing.manifest import (
+    ATTRIBUTES,
     FILES,
     MANIFEST,
     REJECTS,
@@ -140,6 +142,7 @@ def next_version(
     change: str,
     encoder: EncoderRecord,
     match: MatchRecord | None,
+    attributes: AttributesRecord | None,
     segments: Sequence[SegmentRecord],
     products: int,
     images: int,
@@ -158,6 +161,7 @@ def next_version(
         change=change,
         encoder=encoder,
         match=match,
+        attributes=attributes,
         segments=tuple(segments),
         products=products,
         images=images,
@@ -165,7 +169,10 @@ def next_version(
 
 
 def file_records(prepared: Path, names: Sequence[str] = FILES) -> dict[str, FileRecord]:
-    """Size and hash of the files of a segment."""
+    """Size and hash of the files of a segment; with those of all it has, that of its products'
+    attributes, too."""
+    if names == FILES and (prepared / ATTRIBUTES).exists():
+        names = (*FILES, ATTRIBUTES)
     return {
         name: FileRecord(sha256=sha256_of(prepared / name), bytes=(prepared / name).stat().st_size)
         for name in names
@@ -180,8 +187,8 @@ def commit(folder: Path, manifest: Manifest, prepared: Mapping[str, Path] | None
     what no kept version needs goes away.
     """
     for name, files in (prepared or {}).items():
-        for file in FILES:
-            flush(files / file)
+        for file in files.iterdir():
+            flush(file)
         flush(files)
         segment = folder / name
         if segment.exists():  # left by a process that died before its commit
@@ -269,6 +276,7 @@ def roll_back(folder: Path, version: int | None = None) -> Manifest:
             f"rollback to version {wanted.version}",
             wanted.encoder,
             wanted.match,
+            wanted.attributes,
             wanted.segments,
             wanted.products,
             wanted.images,

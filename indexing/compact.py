@@ -10,11 +10,19 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from indexing.attributes.storing import write_columns
 from indexing.catalog_vectors import scratch_folder
 from indexing.committing import commit, file_records, locked_folder, next_segment, next_version
 from indexing.errors import IndexFolderError
 from indexing.index_types import Plan, plan_index
-from indexing.manifest import REJECTS, IndexCounts, Manifest, SegmentRecord, read_manifest
+from indexing.manifest import (
+    ATTRIBUTES,
+    REJECTS,
+    IndexCounts,
+    Manifest,
+    SegmentRecord,
+    read_manifest,
+)
 from indexing.segment_files import write_merged_tables, write_vector_files
 from indexing.spool import ROWS
 from indexing.store import OpenIndex, open_index
@@ -57,6 +65,8 @@ def _merge(index: OpenIndex, work: Path) -> SegmentRecord:
     """Write what is alive in `index` as one segment; its name is chosen at the commit."""
     rows = len(index.images)
     write_merged_tables(work, index.products.table, index.images.table)
+    if index.attributes:
+        write_columns(work / ATTRIBUTES, index.attributes, index.modes)
     chunks = (index.vectors[start : start + ROWS] for start in range(0, rows, ROWS))
     record = write_vector_files(work, chunks, _plan(index.manifest))
     with (work / REJECTS).open("wb") as rejects:
@@ -110,6 +120,7 @@ def _swap(before: OpenIndex, merged: SegmentRecord, work: Path) -> Manifest:
             f"compaction of {len(old)} segments",
             current.encoder,
             current.match,
+            current.attributes,
             [segment, *current.segments[len(old) :]],
             current.products,
             current.images,

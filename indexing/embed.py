@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -268,6 +268,21 @@ def _load_ahead(
         yield queue.popleft().result()
 
 
+class Eye(Protocol):
+    """The part of an encoder that takes pictures in."""
+
+    @property
+    def image_size(self) -> int: ...
+
+    def preprocess(self, picture: Image) -> torch.Tensor: ...
+
+
+def load_pixels(picture: ProductImage, eye: Eye) -> torch.Tensor:
+    """A picture as an encoder takes it. Raises ImageError where it cannot be had."""
+    with decoding(_read(picture), at_least=eye.image_size) as decoded:
+        return _preprocessed(decoded, eye)
+
+
 def _load(picture: ProductImage, encoder: Encoder, cache: VectorCache) -> _Loaded:
     try:
         data = _read(picture)
@@ -283,7 +298,7 @@ def _load(picture: ProductImage, encoder: Encoder, cache: VectorCache) -> _Loade
         return _Loaded(key, reason=str(error))
 
 
-def _preprocessed(picture: Image, encoder: Encoder) -> torch.Tensor:
+def _preprocessed(picture: Image, encoder: Eye) -> torch.Tensor:
     try:
         return encoder.preprocess(picture)
     except (ValueError, RuntimeError, MemoryError) as error:  # such as a side of 0 once resized

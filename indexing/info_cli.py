@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from indexing.attributes_cli import filled_lines
 from indexing.cli import fields_line, rows_line
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ def info(
     from indexing.committing import earlier_versions
     from indexing.store import open_index
 
-    manifest = open_index(folder).manifest
+    index = open_index(folder)
+    manifest = index.manifest
     earlier = earlier_versions(folder)
     if as_json:
         typer.echo(json.dumps(manifest.model_dump(mode="json"), indent=2))
         return
     for line in _description(folder, manifest, earlier):
+        typer.echo(line)
+    if manifest.attributes is not None:
+        typer.echo(f"  attributes by {manifest.attributes.name}")
+    for line in filled_lines(index):
         typer.echo(line)
 
 

@@ -10,12 +10,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from indexing.attributes.record import AttributesRecord
+from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
 from indexing.index_types import IndexRecord
 from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 MANIFEST = "manifest.json"
 STAGING = ".staging"
@@ -26,6 +28,7 @@ REMOVED = "removed.parquet"
 VECTORS = "vectors.npy"
 FAISS_INDEX = "index.faiss"
 FILES = (PRODUCTS, IMAGES, REMOVED, VECTORS, FAISS_INDEX, REJECTS)  # of each segment
+ATTRIBUTES = "attributes.parquet"  # of each segment of an index that has attributes
 
 REBUILD = "rebuild it with `shoplens index CATALOG --out DIR`"
 
@@ -90,6 +93,7 @@ class Manifest(_Strict):
         version: rises by one with each change, a rollback too.
         change: what made this version, for people.
         match: how surely answers are told from none, as of the last build.
+        attributes: what filled in the attributes of its products; None where nothing did.
         segments: in the order of their making; a product of a later one replaces the product
             of that id in those before it.
         products, images: what a search can find.
@@ -102,6 +106,7 @@ class Manifest(_Strict):
     change: str
     encoder: EncoderRecord
     match: MatchRecord | None
+    attributes: AttributesRecord | None = None
     segments: Annotated[tuple[SegmentRecord, ...], Field(min_length=1)]
     products: Count
     images: Count
@@ -155,7 +160,8 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         manifest = Manifest.model_validate(content)
     except ValidationError:
         raise damaged from None
-    if any(set(segment.files) != set(FILES) for segment in manifest.segments):
+    wanted = set(FILES) if manifest.attributes is None else {*FILES, ATTRIBUTES}
+    if any(set(segment.files) != wanted for segment in manifest.segments):
         raise damaged
     return manifest
 
@@ -175,6 +181,21 @@ def check_encoder(folder: Path, manifest: Manifest, encoder: Encoder) -> None:
     raise IndexMismatchError(
         f"{folder} was made by encoder {made_by.name} (fingerprint {made_by.fingerprint[:12]}), "
         f"this is {encoder.name} (fingerprint {encoder.fingerprint[:12]}): {other}{REBUILD}"
+    )
+
+
+def check_classifier(
+    folder: Path, manifest: Manifest, classifier: AttributeClassifier | None
+) -> None:
+    """Raise IndexMismatchError where something else fills in the attributes of the index."""
+    record = manifest.attributes
+    if (record and record.fingerprint) == (classifier and classifier.fingerprint):
+        return
+    given = "none" if classifier is None else f"{classifier.name}, which is another"
+    made = "has no attributes" if record is None else f"has attributes by {record.name}"
+    raise IndexMismatchError(
+        f"{folder} {made}, and the classifier given is {given}: run `shoplens index` with "
+        "--attributes FOLDER to fill all of them in anew, or update with the old one"
     )
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from indexing.attributes.storing import write_columns
 from indexing.catalog import Reject
 from indexing.catalog.product import ProductImage
 from indexing.committing import file_records, next_segment
 from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import IndexFolderError
 from indexing.index_types import plan_index
-from indexing.manifest import REJECTS, IndexCounts, SegmentRecord
+from indexing.manifest import ATTRIBUTES, REJECTS, IndexCounts, SegmentRecord
 from indexing.messages import printable
 from indexing.models.protocol import Encoder
 from indexing.segment_files import write_merged_tables, write_vectors
@@ -61,6 +62,9 @@ def reembed(
             images.schema.get_field_index(name), table.schema.field(name), values
         )
     write_merged_tables(work, before.products.table.filter(pa.array(alive)), images)
+    if before.attributes:
+        columns = {name: column.take(alive) for name, column in before.attributes.items()}
+        write_columns(work / ATTRIBUTES, columns, before.modes[alive])
     with (work / REJECTS).open("w", encoding="utf-8") as rejects:
         for picture, reason in sorted(embedded.failures.items()):
             product = int(owners[picture])

@@ -19,10 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from indexing.attributes.columns import Column
+from indexing.attributes.record import AttributesRecord
+from indexing.attributes.storing import read_columns
 from indexing.durable import sha256_of
 from indexing.errors import IndexCorruptError, IndexFolderError
 from indexing.index_types import read_index
 from indexing.manifest import (
+    ATTRIBUTES,
     FAISS_INDEX,
     IMAGES,
     PRODUCTS,
@@ -47,6 +51,8 @@ class Segment:
     removed: pa.Array  # ids that are gone from the segments before
     vectors: Floats  # [n, dim], mapped read-only
     index: VectorIndex
+    attributes: dict[str, Column]  # of the products; none where the index has none
+    modes: NDArray[np.int8]  # what each product's attributes were read from, places in MODES
 
     @property
     def keys(self) -> list[bytes]:
@@ -60,9 +66,12 @@ class Segment:
         return hashes
 
 
-def open_segment(place: Path, record: SegmentRecord, dim: int) -> Segment:
+def open_segment(
+    place: Path, record: SegmentRecord, dim: int, attributes: AttributesRecord | None
+) -> Segment:
     """Open the segment whose files are in the folder `place`, after checking each of them.
 
+    `attributes` are those of the index, if it has some.
     Raises IndexCorruptError where a file is missing or differs from its record.
     """
     for name, file in record.files.items():
@@ -73,9 +82,13 @@ def open_segment(place: Path, record: SegmentRecord, dim: int) -> Segment:
         removed = pq.read_table(place / REMOVED)["id"].combine_chunks()
         vectors = read_vectors(place / VECTORS)
         index = read_index(place / FAISS_INDEX, vectors, record.index)
+        columns: dict[str, Column] = {}
+        modes = np.empty(0, np.int8)
+        if attributes is not None:
+            columns, modes = read_columns(place / ATTRIBUTES, attributes.attributes)
     except FileNotFoundError as error:  # taken away since it was checked
         raise IndexCorruptError(f"{place} misses a file ({error}): {REBUILD}") from error
-    except (pa.ArrowException, ValueError, KeyError) as error:
+    except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise IndexCorruptError(f"{place} cannot be read ({error}): {REBUILD}") from error
     counts = record.counts
     if (
@@ -84,13 +97,14 @@ def open_segment(place: Path, record: SegmentRecord, dim: int) -> Segment:
         or vectors.shape != (counts.images, dim)
         or index.dim != dim
         or len(removed) != record.removed
+        or (attributes is not None and len(modes) != counts.products)
     ):
         raise IndexCorruptError(
             f"{place} disagrees with its manifest: {products.num_rows} products, "
             f"{images.num_rows} pictures, vectors {vectors.shape}, index of {index.ntotal}, "
             f"{len(removed)} removed; {REBUILD}"
         )
-    return Segment(record, products, images, removed, vectors, index)
+    return Segment(record, products, images, removed, vectors, index, columns, modes)
 
 
 def read_vectors(path: Path) -> Floats:
@@ -108,6 +122,8 @@ class Living:
     products: pa.Table
     images: pa.Table  # `product` is a row among the living products
     rows: Rows  # of the segment's vectors, ascending
+    attributes: dict[str, Column]  # of the living products
+    modes: NDArray[np.int8]
 
 
 def living(segments: Sequence[Segment]) -> list[Living]:
@@ -128,14 +144,16 @@ def living(segments: Sequence[Segment]) -> list[Living]:
 def _kept(segment: Segment, alive: NDArray[np.bool_]) -> Living:
     if alive.all():
         rows = np.arange(segment.images.num_rows)
-        return Living(segment.products, segment.images, rows)
+        return Living(segment.products, segment.images, rows, segment.attributes, segment.modes)
     owners = segment.images["product"].to_numpy()
     rows = np.flatnonzero(alive[owners])
     images = segment.images.take(pa.array(rows))
     place = images.schema.get_field_index("product")
     renumbered = pa.array((np.cumsum(alive) - 1)[owners[rows]])
     images = images.set_column(place, images.schema.field(place), renumbered)
-    return Living(segment.products.filter(pa.array(alive)), images, rows)
+    columns = {name: column.take(alive) for name, column in segment.attributes.items()}
+    modes = segment.modes[alive] if columns else segment.modes
+    return Living(segment.products.filter(pa.array(alive)), images, rows, columns, modes)
 
 
 class SegmentedIndex:

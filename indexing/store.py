@@ -12,11 +12,15 @@ new one, and every byte is checked before a library parses it. Writing is commit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from indexing.attributes.columns import Column, Known
+from indexing.attributes.vocabulary import OTHER
 from indexing.errors import IndexCorruptError, IndexFolderError
 from indexing.manifest import REBUILD, Manifest, check_encoder, read_manifest
 from indexing.models.protocol import Encoder
@@ -48,6 +52,15 @@ class OpenIndex:
     images: Images
     vectors: VectorRows  # float32 [n, dim], mapped read-only
     index: VectorIndex
+    # Of the products, by name; none where nothing filled them in.
+    attributes: dict[str, Column] = field(default_factory=dict)
+    # What each product's attributes were read from, places in MODES: int8 [products].
+    modes: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
+
+    def known(self, product: int) -> dict[str, Known]:
+        """The attributes of a product that are given or filled in; OTHER is neither."""
+        found = {name: column.known(product) for name, column in self.attributes.items()}
+        return {name: own for name, own in found.items() if own and own.value != OTHER}
 
 
 def open_index(
@@ -81,8 +94,10 @@ def open_version(folder: Path, manifest: Manifest, before: OpenIndex | None = No
     segments = []
     for record in manifest.segments:
         segment = known.get(record.name)
-        if segment is None or segment.record != record:
-            segment = open_segment(folder / record.name, record, manifest.encoder.dim)
+        if segment is None or segment.record != record or not _same_columns(manifest, segment):
+            segment = open_segment(
+                folder / record.name, record, manifest.encoder.dim, manifest.attributes
+            )
         segments.append(segment)
     return opened(folder, manifest, segments)
 
@@ -90,7 +105,12 @@ def open_version(folder: Path, manifest: Manifest, before: OpenIndex | None = No
 def opened(folder: Path, manifest: Manifest, segments: list[Segment]) -> OpenIndex:
     """The version of `manifest` out of its opened segments; raises IndexCorruptError."""
     parts, dim = living(segments), manifest.encoder.dim
-    products = Products(pa.concat_tables([part.products for part in parts]))
+    columns = {
+        name: Column.concatenated([part.attributes[name] for part in parts])
+        for name in parts[0].attributes
+    }
+    modes = np.concatenate([part.modes for part in parts])
+    products = Products(pa.concat_tables([part.products for part in parts]), columns)
     images = Images.concatenated([part.images for part in parts], [p.products for p in parts])
     if len(products) != manifest.products or len(images) != manifest.images:
         raise IndexCorruptError(
@@ -109,4 +129,12 @@ def opened(folder: Path, manifest: Manifest, segments: list[Segment]) -> OpenInd
         if whole
         else SegmentedIndex([(s.index, r) for s, r in zip(segments, rows, strict=True)], dim)
     )
-    return OpenIndex(folder, manifest, tuple(segments), products, images, vectors, index)
+    return OpenIndex(
+        folder, manifest, tuple(segments), products, images, vectors, index, columns, modes
+    )
+
+
+def _same_columns(manifest: Manifest, segment: Segment) -> bool:
+    """Whether a segment was opened with the attributes of a manifest."""
+    wanted = () if manifest.attributes is None else manifest.attributes.attributes
+    return tuple(column.attribute for column in segment.attributes.values()) == wanted

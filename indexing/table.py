@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from indexing.attributes.columns import Columns
 from indexing.catalog.product import Product
 
 TEXT_FIELDS = ("title", "description", "brand", "category", "currency", "availability")
@@ -60,10 +61,16 @@ def product_batch(products: Iterable[Product]) -> pa.RecordBatch:
 
 class Products:
     """The product fields of an index, by row. Attributes stand beside the other fields;
-    one that is named like a field of its own is left out."""
+    one that is named like a field of its own is left out.
 
-    def __init__(self, table: pa.Table) -> None:
+    Where the merchant gives no value of an attribute, one that was filled in stands for it in
+    `column`; `fields` are the merchant's own.
+    """
+
+    def __init__(self, table: pa.Table, filled: Columns | None = None) -> None:
+        """`table`: PRODUCT_SCHEMA. `filled`: of its products, by attribute."""
         self._table = table
+        self._filled = filled or {}
         self._columns: dict[str, NDArray[Any]] = {}
 
     def __len__(self) -> int:
@@ -101,6 +108,7 @@ class Products:
         names: set[str] = set()
         for chunk in self._table["attributes"].chunks:
             names.update(pc.unique(chunk.keys).to_pylist())
+        names.update(self._filled)
         return sorted(names.difference(PRODUCT_SCHEMA.names))
 
     @property
@@ -136,6 +144,11 @@ class Products:
             values = pc.map_lookup(self._table["attributes"], pa.scalar(name), "first")
         texts = np.empty(len(self), object)
         texts[:] = values.to_pylist()
+        if name in self._filled:
+            column = self._filled[name]
+            words = np.array([*column.attribute.values, None], object)  # ABSTAINED is the last
+            gaps = np.array([not text for text in texts], np.bool_)
+            texts[gaps] = words[column.filled[gaps]]
         return texts
 
 

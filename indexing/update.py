@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from indexing.attributes.predicting import add_attributes, prediction_cache
+from indexing.attributes.storing import write_columns
+from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.build import BuildReport
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
@@ -31,10 +34,12 @@ from indexing.embed import BATCH_SIZE, SHARD_SIZE, Progress, VectorCache
 from indexing.errors import QueryError
 from indexing.index_types import Plan
 from indexing.manifest import (
+    ATTRIBUTES,
     REJECTS,
     IndexCounts,
     Manifest,
     SegmentRecord,
+    check_classifier,
     check_encoder,
     read_manifest,
 )
@@ -59,6 +64,7 @@ def update_index(
     *,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
+    classifier: AttributeClassifier | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Bring the products of `catalog` into the index of `folder`: new ones, and those of which
@@ -67,11 +73,14 @@ def update_index(
     Products that the catalog does not name stay. So does one none of whose pictures can be
     used any more; it is rejected. Only pictures that the index has no vectors of are encoded.
 
+    `classifier` is the one that filled in the attributes of the index, if it has some.
+
     Raises IndexFolderError as `open_index` does, and where another process writes to the
-    folder; CatalogError as reading does.
+    folder; IndexMismatchError for another encoder or classifier; CatalogError as reading does.
     """
     started = time.monotonic()
     check_encoder(folder, read_manifest(folder), encoder)
+    check_classifier(folder, read_manifest(folder), classifier)
     with locked_folder(folder, "update") as staging, scratch_folder(staging) as scratch:
         cache = VectorCache(staging / encoder.fingerprint[:16], encoder.dim)
         previous = add_known(cache, folder, encoder)
@@ -99,6 +108,9 @@ def update_index(
             (work / REJECTS).replace(rejects)
         else:
             write_tables(work, read, cache, changed)
+            if classifier is not None:
+                known = prediction_cache(staging / "attributes", classifier, previous)
+                add_attributes(work, classifier, known, progress)
             record = write_vectors(
                 work, keys_of(read, changed), cache, Plan.exact(counts.images, encoder.dim)
             )
@@ -145,6 +157,10 @@ def delete_products(folder: Path, ids: Iterable[str]) -> list[str]:
         work.mkdir()
         dim = previous.manifest.encoder.dim
         write_removal(work, known)
+        if previous.attributes:
+            nothing = np.zeros(0, np.int64)
+            columns = {name: column.take(nothing) for name, column in previous.attributes.items()}
+            write_columns(work / ATTRIBUTES, columns, previous.modes[nothing])
         segment = SegmentRecord(
             name=next_segment(folder),
             index=write_vector_files(work, [], Plan.exact(0, dim)),
@@ -159,13 +175,15 @@ def delete_products(folder: Path, ids: Iterable[str]) -> list[str]:
 def _commit_after(previous: OpenIndex, segment: SegmentRecord, work: Path, change: str) -> Manifest:
     """Commit `segment`, whose files are in `work`, behind the segments of `previous`."""
     folder, encoder = previous.folder, previous.manifest.encoder
-    opened = open_segment(work, segment, encoder.dim)
+    attributes = previous.manifest.attributes
+    opened = open_segment(work, segment, encoder.dim, attributes)
     parts = living([*previous.segments, opened])
     manifest = next_version(
         folder,
         change,
         encoder,
         previous.manifest.match,
+        attributes,
         [*previous.manifest.segments, segment],
         sum(part.products.num_rows for part in parts),
         sum(part.images.num_rows for part in parts),

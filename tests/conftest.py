@@ -13,6 +13,8 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
+from indexing.attributes.vocabulary import OTHER, Attribute, Calibration, TrainedOn
+from indexing.match_record import MODES
 from indexing.table import IMAGE_SCHEMA, Images
 
 # No test waits on time: a slow machine must not turn an example into a failure.
@@ -56,6 +58,85 @@ def _plain(text: str) -> Image.Image:
     colours = [word for word in text.lower().split() if word in ImageColor.colormap]
     mean = np.mean([ImageColor.getrgb(word)[:3] for word in colours] or [(128, 128, 128)], axis=0)
     return Image.new("RGB", (4, 4), (int(mean[0]), int(mean[1]), int(mean[2])))
+
+
+class TinyClassifier:
+    """Reads `color` (Red, Blue, Green or other) off the mean pixel and the title's words, and
+    `kind` (mug or sock) off the title alone.
+
+    A side that names a color gives it .8 and the rest evenly; both sides are averaged. What no
+    side tells has the prior. A class needs .6 to be sure.
+    """
+
+    name = "tiny classifier"
+    image_size = 4
+    trained_on = TrainedOn(held_out=0.5, seed=0)
+
+    def __init__(self, salt: str = "") -> None:
+        self.fingerprint = hashlib.sha256(f"classifier{salt}".encode()).hexdigest()
+        self.predicted = 0  # rows
+        self.attributes = (
+            _attribute("color", ("Red", "Blue", "Green", OTHER)),
+            _attribute("kind", ("mug", "sock")),
+        )
+
+    def value_of(self, name: str, raw: str) -> str | None:
+        values = next(a.values for a in self.attributes if a.name == name)
+        known = {value.casefold(): value for value in values}
+        if not raw.strip():
+            return None
+        return known.get(raw.strip().casefold(), OTHER if OTHER in values else None)
+
+    def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
+        return {a.name: [(value, value) for value in a.values] for a in self.attributes}
+
+    preprocess = TinyEncoder.preprocess
+
+    def predict(
+        self, pixels: torch.Tensor | None, titles: Sequence[str] | None
+    ) -> dict[str, NDArray[np.float32]]:
+        count = len(titles or ()) if pixels is None else len(pixels)
+        self.predicted += count
+        found: dict[str, NDArray[np.float32]] = {}
+        for attribute in self.attributes:
+            rows = []
+            for row in range(count):
+                sides = [] if titles is None else [_named(titles[row], attribute.values)]
+                if pixels is not None and attribute.name == "color":
+                    sides.append(_seen(pixels[row]))
+                told = [_peak(place, len(attribute.values)) for place in sides if place is not None]
+                rows.append(np.mean(told, axis=0) if told else np.array(attribute.prior))
+            found[attribute.name] = np.array(rows, np.float32).reshape(count, -1)
+        return found
+
+
+def _attribute(name: str, values: tuple[str, ...]) -> Attribute:
+    sure = Calibration(threshold=0.6, classes=(0.6,) * len(values))
+    prior = tuple(1 / len(values) for _ in values)
+    return Attribute(name=name, values=values, prior=prior, calibration=dict.fromkeys(MODES, sure))
+
+
+def _named(title: str, values: Sequence[str]) -> int | None:
+    words = title.casefold().split()
+    found = [place for place, value in enumerate(values) if value.casefold() in words]
+    return found[0] if found else None
+
+
+def _seen(pixels: torch.Tensor) -> int | None:
+    """The place of Red, Blue or Green where a picture is that colour and no other."""
+    means = pixels.mean(dim=(1, 2)).tolist()
+    bright = [mean > 0.5 for mean in means]
+    return (0, 2, 1)[bright.index(True)] if sum(bright) == 1 else None
+
+
+def _peak(place: int, count: int) -> NDArray[np.float64]:
+    rest = 0.2 / (count - 1)
+    return np.where(np.arange(count) == place, 0.8, rest)
+
+
+@pytest.fixture
+def tiny_classifier() -> TinyClassifier:
+    return TinyClassifier()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -45,6 +45,27 @@ class Column:
 
     def __len__(self) -> int:
         return len(self.given)
+
+    def take(self, rows: Ints | NDArray[np.bool_]) -> Column:
+        """The column of some products, by their numbers or by a mask."""
+        return Column(
+            self.attribute,
+            self.top[rows],
+            self.probabilities[rows],
+            self.given[rows],
+            self.filled[rows],
+        )
+
+    @classmethod
+    def concatenated(cls, parts: Sequence[Column]) -> Column:
+        """Several, at least one, one below the other."""
+        return cls(
+            parts[0].attribute,
+            np.concatenate([part.top for part in parts]),
+            np.concatenate([part.probabilities for part in parts]),
+            np.concatenate([part.given for part in parts]),
+            np.concatenate([part.filled for part in parts]),
+        )
 
     def predicted(self, rows: Ints) -> Floats:
         """The distributions that were predicted for these products, float32 [m, classes].

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from indexing.attributes.vocabulary import Attribute, TrainedOn
-from indexing.match_record import Mode
+from indexing.attributes.vocabulary import Attribute, AttributeClassifier, TrainedOn
+from indexing.match_record import MODES, Mode
 
 NonNegative = Annotated[float, Field(ge=0)]
 Demote = Literal["never", "disagreeing"]
@@ -64,3 +64,19 @@ class AttributesRecord(_Frozen):
     trained_on: TrainedOn
     rerank: dict[Mode, RerankRecord] = Field(default_factory=dict)
     skipped: dict[Mode, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, classifier: AttributeClassifier) -> AttributesRecord:
+        """Of an index that is not reranked."""
+        return cls(
+            name=classifier.name,
+            fingerprint=classifier.fingerprint,
+            attributes=classifier.attributes,
+            words={name: tuple(ways) for name, ways in classifier.ways_of_writing().items()},
+            trained_on=classifier.trained_on,
+        )
+
+    def unfitted(self) -> AttributesRecord:
+        """The same for an index of other vectors, to which the reranking was not fitted."""
+        why = "the index has another encoder by now: run `shoplens index` once more"
+        return self.model_copy(update={"rerank": {}, "skipped": dict.fromkeys(MODES, why)})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexing.match_record import Mode
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
 
 OTHER = "other"  # the class of values that are too rare to learn
 ABSTAINED = -1
@@ -96,6 +98,9 @@ class AttributeClassifier(Protocol):
     def value_of(self, name: str, raw: str) -> str | None:
         """A merchant's own value as the value of an attribute, by the label table (OTHER for
         a rare or unknown one); None for a blank one and for one that means nothing."""
+
+    def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
+        """For each attribute how its values are written, and the value that each means."""
 
     def preprocess(self, picture: Image) -> torch.Tensor:
         """An RGB picture to float32 [3, image_size, image_size]; safe in threads."""

@@ -108,6 +108,9 @@ class CmaClassifier:
     def value_of(self, name: str, raw: str) -> str | None:
         return self.labels.value_of(name, raw)
 
+    def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
+        return self.labels.ways_of_writing()
+
     def preprocess(self, picture: Image) -> Tensor:
         return self.encoder.preprocess(picture)
 

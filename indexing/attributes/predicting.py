@@ -1,0 +1,218 @@
+"""Attributes of the products of a segment: predicted from main picture and title, resumable.
+
+Predictions belong to the bytes of the picture and the title, so products that are as they were
+are not predicted again, whether it was an earlier build or a stopped one that did it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from indexing.attributes.columns import TOP, Column
+from indexing.attributes.storing import write_columns
+from indexing.attributes.vocabulary import ABSTAINED, Attribute, AttributeClassifier, mode_of
+from indexing.catalog.product import ProductImage
+from indexing.embed import Progress, VectorCache, load_pixels
+from indexing.errors import ImageError
+from indexing.manifest import ATTRIBUTES, IMAGES, PRODUCTS
+from indexing.match_record import MODES
+from indexing.near import main_pictures
+from indexing.processor import usable_cores
+from indexing.store import OpenIndex
+from indexing.table import Images, Products
+
+_TOGETHER = 32  # products that are predicted at once
+_SHARD = 1024  # products after which what was predicted goes to disk
+
+Floats = NDArray[np.float32]
+Modes = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a product is read from."""
+
+    key: bytes  # of its picture and title
+    title: str
+    picture: ProductImage | None
+
+
+def add_attributes(
+    work: Path,
+    classifier: AttributeClassifier,
+    cache: VectorCache,
+    progress: Progress | None = None,
+) -> dict[str, Column]:
+    """Writes the attributes of the products whose tables are in the folder `work` beside them.
+
+    A main picture that cannot be read any more counts as none: its product is read from the
+    title. A product with neither has the shares of the values in training.
+
+    Args:
+        cache: What was predicted before, by `classifier`; its vectors are the probabilities
+            of all attributes, one behind the other.
+    """
+    products = Products(pq.read_table(work / PRODUCTS))
+    reads = list(_reads(products, Images(pq.read_table(work / IMAGES))))
+    new = [read for read in reads if read.key not in cache]
+    failed = _predict(new, classifier, cache, progress)
+    chances = cache.gather([failed.get(read.key, read.key) for read in reads])
+    pictured = [read.picture is not None and read.key not in failed for read in reads]
+    modes = np.array(
+        [MODES.index(mode_of(has, read.title)) for has, read in zip(pictured, reads, strict=True)],
+        np.int8,
+    )
+    columns = columns_of(classifier.attributes, chances, modes, given_values(products, classifier))
+    write_columns(work / ATTRIBUTES, columns, modes)
+    return columns
+
+
+def prediction_cache(
+    folder: Path, classifier: AttributeClassifier, previous: OpenIndex | None
+) -> VectorCache:
+    """What was predicted before by `classifier`: by a stopped run, and in the index `previous`."""
+    sizes = [len(attribute.values) for attribute in classifier.attributes]
+    cache = VectorCache(folder / classifier.fingerprint[:16], sum(sizes))
+    record = None if previous is None else previous.manifest.attributes
+    if previous is None or record is None or record.fingerprint != classifier.fingerprint:
+        return cache
+    reads = list(_reads(previous.products, previous.images))
+    # Those that were read from all that they have.
+    whole = [
+        MODES[mode] == mode_of(read.picture is not None, read.title)
+        for mode, read in zip(previous.modes, reads, strict=True)
+    ]
+    rows = np.flatnonzero(whole)
+    known = [previous.attributes[attribute.name].predicted(rows) for attribute in record.attributes]
+    cache.add_array(
+        [reads[row].key for row in rows], np.hstack(known), np.zeros(len(rows), np.uint64)
+    )
+    return cache
+
+
+def columns_of(
+    attributes: Sequence[Attribute],
+    chances: Floats,
+    modes: Modes,
+    given: dict[str, NDArray[np.int16]],
+) -> dict[str, Column]:
+    """The columns out of all probabilities, float32 [n, classes of all attributes].
+
+    What is sure is decided on probabilities as they are stored, so that a product that is not
+    predicted again is filled as it was.
+    """
+    found: dict[str, Column] = {}
+    start = 0
+    for attribute in attributes:
+        own = chances[:, start : start + len(attribute.values)]
+        start += len(attribute.values)
+        top = np.argsort(-own, axis=1, kind="stable")[:, :TOP]
+        kept = np.take_along_axis(own, top, axis=1).astype(np.float16)
+        filled = np.full(len(own), ABSTAINED, np.int16)
+        stored = np.zeros(own.shape, np.float32)
+        np.put_along_axis(stored, top, kept.astype(np.float32), axis=1)
+        for place, mode in enumerate(MODES):
+            rows = np.flatnonzero(modes == place)
+            filled[rows] = attribute.decide(stored[rows], mode)
+        filled[given[attribute.name] != ABSTAINED] = ABSTAINED
+        found[attribute.name] = Column(
+            attribute, top.astype(np.uint16), kept, given[attribute.name], filled
+        )
+    return found
+
+
+def given_values(
+    products: Products, classifier: AttributeClassifier
+) -> dict[str, NDArray[np.int16]]:
+    """The class of the merchant's own value of each product, int16 [n] for each attribute;
+    ABSTAINED where there is none, or one that the classifier does not know."""
+    found: dict[str, NDArray[np.int16]] = {}
+    names = set(products.names())
+    for attribute in classifier.attributes:
+        classes = {value: place for place, value in enumerate(attribute.values)}
+        raw = products.column(attribute.name).tolist() if attribute.name in names else []
+        known = {
+            text: classes.get(classifier.value_of(attribute.name, str(text)) or "", ABSTAINED)
+            for text in set(raw)
+            if text
+        }
+        given = np.full(len(products), ABSTAINED, np.int16)
+        if raw:
+            given[:] = [known.get(text, ABSTAINED) for text in raw]
+        found[attribute.name] = given
+    return found
+
+
+def _reads(products: Products, images: Images) -> Iterator[_Read]:
+    mains = main_pictures(images.product, images.main, len(products))
+    for title, row in zip(products.table["title"].to_pylist(), mains.tolist(), strict=True):
+        picture = None
+        if row >= 0:
+            picture = ProductImage(location=images.location(row), path=images.path(row))
+        yield _Read(_key(images.sha256[row] if row >= 0 else "", title or ""), title or "", picture)
+
+
+def _key(picture: str, title: str) -> bytes:
+    text = f"{picture}\0{title}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def _predict(
+    reads: Sequence[_Read],
+    classifier: AttributeClassifier,
+    cache: VectorCache,
+    progress: Progress | None,
+) -> dict[bytes, bytes]:
+    """Brings the predictions of products into `cache`; gives, for those whose picture cannot
+    be read, the key under which what their title says is found."""
+    reads = list({read.key: read for read in reads}.values())
+    failed: dict[bytes, bytes] = {}
+    with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
+        for first in range(0, len(reads), _SHARD):
+            keys: list[bytes] = []
+            parts: list[Floats] = []
+            shard = reads[first : first + _SHARD]
+            for start in range(0, len(shard), _TOGETHER):
+                part = shard[start : start + _TOGETHER]
+                loaded = list(pool.map(lambda read: _pixels(read, classifier), part))
+                seen = [n for n, pixels in enumerate(loaded) if pixels is not None]
+                unseen = [n for n, pixels in enumerate(loaded) if pixels is None]
+                if seen:
+                    pixels = torch.stack([own for own in loaded if own is not None])
+                    parts.append(_joined(classifier, pixels, [part[n].title for n in seen]))
+                    keys += [part[n].key for n in seen]
+                if unseen:
+                    parts.append(_joined(classifier, None, [part[n].title for n in unseen]))
+                    alone = {part[n].key: _key("", part[n].title) for n in unseen}
+                    failed |= {key: own for key, own in alone.items() if key != own}
+                    keys += alone.values()
+                if progress is not None:
+                    progress(first + start + len(part), len(reads))
+            cache.add_shard(keys, np.concatenate(parts), np.zeros(len(keys), np.uint64), {})
+    return failed
+
+
+def _pixels(read: _Read, classifier: AttributeClassifier) -> torch.Tensor | None:
+    if read.picture is None:
+        return None
+    try:
+        return load_pixels(read.picture, classifier)
+    except ImageError:  # it was readable when it was embedded
+        return None
+
+
+def _joined(
+    classifier: AttributeClassifier, pixels: torch.Tensor | None, titles: list[str]
+) -> Floats:
+    """The probabilities of all attributes, float32 [n, classes of all]."""
+    chances = classifier.predict(pixels, titles)
+    return np.hstack([chances[attribute.name] for attribute in classifier.attributes])

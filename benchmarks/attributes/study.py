@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.attributes.arms import ARMS, ZERO_SHOT, make_arm, zero_shot
 from benchmarks.attributes.noise import NO_PICTURE, Inputs, conditions
 from indexing.attributes.labels import Labels, suggest
+from indexing.attributes.vocabulary import TrainedOn
 from indexing.attributes.words import Words
 from indexing.catalog import read_catalog
 from indexing.catalog.product import Product
@@ -30,6 +31,7 @@ from indexing.models.cma_clip.towers import text_tokens
 from training.attributes.config import AttributesConfig
 from training.attributes.data import Examples, make_examples, raw_value, read_products
 from training.attributes.pictures import FrozenPatches
+from training.attributes.run import calibrated_classifier
 from training.attributes.stage import class_weights
 from training.attributes.train import train_attributes
 from training.builtin import TEST_SEED, TEST_SHARE
@@ -54,6 +56,7 @@ _LEAST = 40  # products of a value; fewer make it OTHER
 _BATCH = 256
 
 WEIGHT = "picture weight"
+CLASSIFIER = "classifier"  # the folders of full CMA-CLIP, for those who go on with it
 
 Floats = NDArray[np.float32]
 
@@ -118,9 +121,16 @@ def versions(examples: Examples, data: Data) -> dict[str, Inputs]:
 class Study:
     """One model, one split, the arms."""
 
-    def __init__(self, data: Data, folder: Path, config: AttributesConfig = CONFIG) -> None:
+    def __init__(
+        self,
+        data: Data,
+        folder: Path,
+        config: AttributesConfig = CONFIG,
+        start: Callable[[], ClipEncoder] | None = None,
+    ) -> None:
+        """`start` makes the model that each arm begins with; by default `small_builtin`."""
         self.data, self.folder, self.config = data, folder, config
-        self._encoder = small_builtin()
+        self._start = start or small_builtin
 
     def run(self, arm: str, seed: int, say: Callable[[str], None]) -> None:
         """Trains an arm and writes what it says of validation and test; does nothing where that
@@ -138,7 +148,7 @@ class Study:
         write_atomically(out, write)
 
     def _trained(self, arm: str, seed: int, say: Callable[[str], None]) -> dict[str, Floats]:
-        data, encoder = self.data, small_builtin()
+        data, encoder = self.data, self._start()
         # Who sees no picture needs no tower for them.
         config = self.config.model_copy(update={"seed": seed, "lock_image": arm == "text only"})
         sizes = Sizes(dim=encoder.dim, classes=data.sizes)
@@ -160,6 +170,14 @@ class Study:
         weights = class_weights(data.train.labels, data.sizes, config.balance)
         tilts = [weight.log().numpy() for weight in weights]
         answers = self._answers(encoder, network, tilts, run / "patches")
+        if arm == "full":
+            classifier = calibrated_classifier(
+                encoder, network, data.labels, list(zip(ATTRIBUTES, data.values, strict=True)),
+                data.train, data.validation, run, config,
+                TrainedOn(held_out=TEST_SHARE, seed=TEST_SEED),
+            )  # fmt: skip
+            card = "Made by `shoplens bench attributes`.\n"
+            classifier.save(self.folder / f"{CLASSIFIER}-{seed}", card=card)
         shutil.rmtree(run)
         return answers
 
@@ -177,13 +195,13 @@ class Study:
         return found
 
     def _zero_shot(self) -> dict[str, Floats]:
-        found: dict[str, Floats] = {}
+        encoder, found = self._start(), dict[str, Floats]()
         sides = {"validation/clean": self.data.validation, "test/clean": self.data.test}
         for name, examples in sides.items():
-            patches = FrozenPatches(self._encoder, examples.pictures, self.folder / "patches")
+            patches = FrozenPatches(encoder, examples.pictures, self.folder / "patches")
             rows = np.arange(len(examples))
             pictures = np.concatenate([part[:, 0].numpy() for _, part in patches.batches([rows])])
-            own = zero_shot(self._encoder, pictures, self.data.values)
+            own = zero_shot(encoder, pictures, self.data.values)
             for attribute, logits in zip(ATTRIBUTES, own, strict=True):
                 found[f"{name}/{attribute}"] = logits
         return found

@@ -100,8 +100,9 @@ def run_attributes(
             on_epoch=lambda epoch: console.print(epoch_line(epoch, attributes), soft_wrap=True),
         )
         classifier = calibrated_classifier(
-            encoder, network, labels, named, train, validation, out / _LAST, config
-        )
+            encoder, network, labels, named, train, validation, out / _LAST, config,
+            TrainedOn(held_out=config.validation_share, seed=config.seed),
+        )  # fmt: skip
     classifier.save(out, card=classifier_card(classifier, history, config))
     shutil.rmtree(out / _LAST)
     console.print(
@@ -120,6 +121,7 @@ def calibrated_classifier(
     validation: Examples,
     folder: Path,
     config: AttributesConfig,
+    trained_on: TrainedOn,
 ) -> CmaClassifier:
     """The trained network with temperatures and thresholds from validation, for each attribute
     and kind of input (90% precision by Wilson's lower bound)."""
@@ -149,7 +151,7 @@ def calibrated_classifier(
         ),
         labels,
         [tuple(weight.double().log().tolist()) for weight in weights],
-        TrainedOn(held_out=config.validation_share, seed=config.seed),
+        trained_on,
     )
 
 

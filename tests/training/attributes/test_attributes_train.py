@@ -15,6 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from indexing.attributes.labels import Labels, suggest
+from indexing.attributes.vocabulary import TrainedOn
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
@@ -169,8 +170,10 @@ def test_it_learns_colours_from_pictures_and_words(tmp_path: Path) -> None:
     history = train_attributes(encoder, network, train, validation, folder, config, "x")
     assert max(epoch.accuracy[0] for epoch in history) > 0.9  # chance is .25
     classifier = calibrated_classifier(
-        encoder, network, labels, named, train, validation, folder, config
-    )
+        encoder, network, labels, named, train, validation, folder, config,
+        TrainedOn(held_out=0.25, seed=0),
+    )  # fmt: skip
+    assert classifier.trained_on.held_out == 0.25
     pixels = torch.stack(
         [classifier.preprocess(Image.new("RGB", (32, 32), colour)) for colour in COLOURS[:4]]
     )

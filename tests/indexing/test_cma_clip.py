@@ -13,15 +13,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from indexing.attributes.attention import attention_maps
 from indexing.attributes.labels import Label, Labels
 from indexing.attributes.vocabulary import Attribute, Calibration, TrainedOn
-from indexing.errors import ModelError
+from indexing.errors import ModelError, QueryError
 from indexing.models.clip import ClipEncoder, create_model
 from indexing.models.cma_clip import load_attributes
 from indexing.models.cma_clip.classifier import CmaClassifier, uncalibrated
 from indexing.models.cma_clip.network import CmaConfig, CmaNetwork, Inputs, Sizes, initial
 from indexing.models.cma_clip.towers import picture_tokens, text_tokens
+from shoplens import app
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VIT = {"layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
@@ -473,3 +476,61 @@ def test_what_is_sure_enough() -> None:
     chances = np.array([[0.4, 0.3, 0.3], [0.39, 0.3, 0.31], [0, 1, 0], [0, 0, 1]], np.float32)
     # Red has a threshold, Blue has none, and `other` is never used.
     assert color.decide(chances, "image").tolist() == [0, -1, -1, -1]
+
+
+# One product, as people look at it
+
+
+def test_words_look_at_patches(classifier: CmaClassifier) -> None:
+    picture = Image.new("RGB", (64, 64), "red")
+    maps = attention_maps(classifier, picture, "red sock")
+    assert [word.text for word in maps] == ["red", "sock"]
+    sequence = classifier.network.sequence
+    assert sequence is not None
+    with torch.no_grad():
+        inputs = classifier.inputs(classifier.preprocess(picture)[None], ["red sock"])
+        read = sequence.attention(inputs)[0].numpy()
+    for place, word in enumerate(maps, start=1):  # behind the start of the text
+        own = read[17 + place, 1:17]
+        np.testing.assert_allclose(word.map.reshape(-1), own / own.sum(), rtol=1e-4)
+        assert word.map.shape == (4, 4)
+
+
+def test_a_classifier_without_sequence_wise_attention_shows_none(
+    classifier: CmaClassifier,
+) -> None:
+    classifier.network = made(SMALL.model_copy(update={"sequence_wise": False}))
+    with pytest.raises(ModelError, match="no sequence-wise attention"):
+        attention_maps(classifier, Image.new("RGB", (64, 64)), "red")
+
+
+def test_the_command_reads_one_product(classifier: CmaClassifier, tmp_path: Path) -> None:
+    folder, picture, sheet = tmp_path / "cma", tmp_path / "mug.png", tmp_path / "look.png"
+    classifier.save(folder, card="")
+    Image.new("RGB", (64, 80), "red").save(picture)
+    start = ["attributes", str(folder), "--image", str(picture), "--title", "a red mug"]
+    done = CliRunner().invoke(app, [*start, "--json", "--sheet", str(sheet)])
+    assert done.exit_code == 0, done.output
+    color, use = (json.loads(line) for line in done.stdout.splitlines())
+    chances = classifier.predict(pixels_of(classifier)[:1], ["a red mug"])
+    for found, attribute in zip((color, use), classifier.attributes, strict=True):
+        own = dict(zip(attribute.values, chances[attribute.name][0].tolist(), strict=True))
+        assert found["values"] == pytest.approx(own, abs=1e-5)
+        best = max(own, key=lambda value: own[value])
+        assert next(iter(found["values"])) == best
+        assert found["sure"] == (best == attribute.values[0] and own[best] >= 0.4)
+    assert 0 < color["picture_weight"] < 1
+    with Image.open(sheet) as drawn:
+        assert drawn.width > 400
+    lines = CliRunner().invoke(app, [*start[:2], "--title", "a red mug"]).stdout.splitlines()
+    assert lines[0].startswith("color: ")
+    assert lines[0].endswith("picture 0%")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [([], "give --image, --title"), (["--title", "x", "--sheet", "a.png"], "give --image and")],
+)
+def test_the_command_needs_something_to_read(options: list[str], said: str) -> None:
+    with pytest.raises(QueryError, match=said):
+        app(["attributes", "folder", *options], standalone_mode=False)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from indexing.attributes.record import AttributesRecord
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
 from indexing.index_types import IndexRecord
 from indexing.match_record import MatchRecord
@@ -90,6 +91,7 @@ class Manifest(_Strict):
         version: rises by one with each change, a rollback too.
         change: what made this version, for people.
         match: how surely answers are told from none, as of the last build.
+        attributes: what filled in the attributes of products; None where nothing did.
         segments: in the order of their making; a product of a later one replaces the product
             of that id in those before it.
         products, images: what a search can find.
@@ -102,6 +104,7 @@ class Manifest(_Strict):
     change: str
     encoder: EncoderRecord
     match: MatchRecord | None
+    attributes: AttributesRecord | None = None
     segments: Annotated[tuple[SegmentRecord, ...], Field(min_length=1)]
     products: Count
     images: Count

@@ -12,11 +12,12 @@ new one, and every byte is checked before a library parses it. Writing is commit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
+from indexing.attributes.columns import Columns
 from indexing.errors import IndexCorruptError, IndexFolderError
 from indexing.manifest import REBUILD, Manifest, check_encoder, read_manifest
 from indexing.models.protocol import Encoder
@@ -48,6 +49,7 @@ class OpenIndex:
     images: Images
     vectors: VectorRows  # float32 [n, dim], mapped read-only
     index: VectorIndex
+    attributes: Columns = field(default_factory=dict)  # of `products`, row by row
 
 
 def open_index(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,19 @@ _LISTED = 20  # values that an error message names
 Load = Callable[[str], AttributeClassifier]
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a query says of attributes, and how its answers are reranked by that.
+
+    Attributes:
+        evidence: By attribute.
+        record: None where only what was chosen counts.
+    """
+
+    evidence: Mapping[str, Evidence]
+    record: RerankRecord | None
+
+
 class QueryAttributes:
     """Reads attributes off queries to one index; any number of threads may use it.
 
@@ -58,6 +72,18 @@ class QueryAttributes:
         """How such queries are reranked; None where they are not."""
         found = self.record.rerank.get(mode)
         return found if found is not None and found.active else None
+
+    def wishes(
+        self,
+        picture: Image | None,
+        text: str | None,
+        chosen: Mapping[str, str],
+        *,
+        rerank: bool = True,
+    ) -> Wishes:
+        """What the query says, and how to rerank by it; arguments and errors as for `evidence`."""
+        record = self.reranking(mode_of(picture is not None, text)) if rerank else None
+        return Wishes(self.evidence(picture, text, chosen, rerank=rerank), record)
 
     def evidence(
         self,
@@ -87,8 +113,8 @@ class QueryAttributes:
             return found
         for name, values in self._named(text or "").items():
             found.setdefault(name, _told(self._attributes[name], values, "named"))
-        wanted = [name for name, weight in record.weights.items() if weight and name not in found]
-        wanted = [name for name in wanted if name in self._attributes]
+        weights = record.weights
+        wanted = [name for name in self._attributes if weights.get(name) and name not in found]
         if wanted:
             found |= self._read(wanted, mode, picture, text)
         return found
@@ -167,4 +193,3 @@ def _find(given: str, ways: Mapping[str, str], kind: str) -> str:
     listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {listed}"
     raise QueryError(f"{given!r} is no {kind} of this index: {hint}")
-

@@ -75,6 +75,21 @@ def search(
             help="Order the first N anew by how well text and picture match; needs an ALBEF index.",
         ),
     ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What products must have: those that surely have not come last, such as "
+            "color=red; may be given again.",
+        ),
+    ] = None,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank/--no-rerank",
+            help="Let attributes count for the order, where the index has shown that it helps.",
+        ),
+    ] = True,
     model: Annotated[
         str | None,
         typer.Option(help="The index's encoder, where it has another name or place by now."),
@@ -97,6 +112,10 @@ def search(
 
         shoplens search shop-index --text "red mug with a lid" --itm-rerank 128
 
+    On an index that knows attributes of its products:
+
+        shoplens search shop-index --text "mug with a lid" --attribute color=red
+
     Where the index can tell that the shop hardly has it, `no good match` stands first.
 
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
@@ -108,7 +127,7 @@ def search(
 
     if sheet is not None:
         check_target(sheet, "--sheet")
-    box = _parse_crop(crop)
+    box, chosen = _parse_crop(crop), _parse_attributes(attribute or ())
     source = _read_source(image)
     query_picture = None if sheet is None or source is None else load_picture(source, box)
     engine = SearchEngine.open(folder, model=model)
@@ -128,6 +147,8 @@ def search(
             diversity=diversity,
             itm_rerank=itm_rerank,
             on_rerank=on_rerank,
+            attributes=chosen,
+            rerank=rerank,
         )
     if as_json:
         sure = {"match_probability": hits.match_probability, "good_match": hits.good_match}
@@ -214,6 +235,20 @@ def _parse_crop(crop: str | None) -> Crop | None:
             f"crop {crop!r}: give four fractions x,y,width,height, such as 0.5,0,0.5,1"
         ) from None
     return x, y, width, height
+
+
+def _parse_attributes(given: Sequence[str]) -> dict[str, str]:
+    from indexing.errors import QueryError
+
+    chosen: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals and value):
+            raise QueryError(f"--attribute {pair!r}: give a name and a value, such as color=red")
+        if name in chosen:
+            raise QueryError(f"--attribute {pair!r}: {name} was given before, give it once")
+        chosen[name] = value
+    return chosen
 
 
 @contextmanager

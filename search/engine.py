@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,8 @@ class SearchEngine:
         diversity: float = 0.0,
         itm_rerank: int | None = None,
         on_rerank: OnRerank | None = None,
+        attributes: Mapping[str, str] | None = None,
+        rerank: bool = True,
     ) -> Answers:
         """The k products nearest to a picture, a text or both, best first.
 
@@ -98,12 +100,22 @@ class SearchEngine:
         picture is a URL or cannot be read, then all others; both by cosine. `minus` counts
         for the cosine only. `on_rerank` is told what that costs; see search/rerank.py.
 
+        Where the index knows attributes of its products, and its validation has shown that it
+        helps, the first 200 products (or k, if more) come by cosine and attributes together (see
+        indexing/attributes/fusing.py): those that the text names, else those that the classifier
+        is sure to see. `rerank` false leaves that out. `attributes` are values that products
+        must have, such as {"color": "Red"}: of these products those that surely have another
+        value come behind all others, whatever was validated; none is left out. With
+        `itm_rerank` the order is the matcher's alone, so it takes no `attributes`.
+
         Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
         check_diversity(diversity, k)
         version = self._current()
         encoder = version.encoder
+        if attributes and itm_rerank is not None:
+            raise QueryError("attributes and itm_rerank are two orders: give one of them")
         reranker = (
             None
             if itm_rerank is None
@@ -123,7 +135,12 @@ class SearchEngine:
             minus_weight=minus_weight,
         )
         near = Neighbours(version.index, vector, allowed)
-        hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank)
+        wishes = None
+        if reranker is None:
+            shown = picture if image_weight > 0 else None
+            said = text if text_weight > 0 else None
+            wishes = version.wishes(shown, said, attributes or {}, rerank=rerank)
+        hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank, wishes)
         plain = not minus and (picture is None or text is None or image_weight == text_weight)
         if not plain:
             return Answers(hits)
@@ -164,7 +181,7 @@ class SearchEngine:
         index, encoder = self._live.current()
         version = self._version
         if version.index is not index:
-            version = self._version = Version(index, encoder)
+            version = self._version = Version(index, encoder, version)
         return version
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from search.fusion import Fuse
-    from search.hits import Hit
+    from search.hits import Answers, Hit
     from search.query import Crop
     from search.rerank import OnRerank, RerankCost
 
@@ -90,6 +91,13 @@ def search(
             help="Let attributes count for the order, where the index has shown that it helps.",
         ),
     ] = True,
+    facets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Also count values of attributes among the first 200 products: color,usage.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="The index's encoder, where it has another name or place by now."),
@@ -114,7 +122,7 @@ def search(
 
     On an index that knows attributes of its products:
 
-        shoplens search shop-index --text "mug with a lid" --attribute color=red
+        shoplens search shop-index --text "mug" --attribute color=red --facets color,usage
 
     Where the index can tell that the shop hardly has it, `no good match` stands first.
 
@@ -149,9 +157,17 @@ def search(
             on_rerank=on_rerank,
             attributes=chosen,
             rerank=rerank,
+            facets=[name.strip() for name in facets.split(",")] if facets else (),
         )
     if as_json:
-        sure = {"match_probability": hits.match_probability, "good_match": hits.good_match}
+        sure: dict[str, Any] = {
+            "match_probability": hits.match_probability,
+            "good_match": hits.good_match,
+        }
+        if hits.facets:
+            sure["facets"] = {
+                name: [asdict(count) for count in counts] for name, counts in hits.facets.items()
+            }
         for hit in hits:
             # ASCII, so that no terminal setting and no odd file name can break a line.
             typer.echo(json.dumps({**hit.to_json(), **sure}, allow_nan=False))
@@ -165,6 +181,8 @@ def search(
             )
         table = _table(hits, matches=itm_rerank is not None, faded=hits.good_match is False)
         Console().print(table)
+        for line in _facet_lines(hits):
+            typer.echo(line)
     if not hits:
         typer.echo("no product matches the filter" if where else "the index is empty", err=as_json)
     if sheet is not None:
@@ -307,6 +325,19 @@ def _table(hits: Sequence[Hit], *, matches: bool = False, faded: bool = False) -
         # Text: brackets in a title are no markup. Control characters would reach the terminal.
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table
+
+
+def _facet_lines(answers: Answers) -> Iterator[str]:
+    """A line for each attribute: how many of the first products have each value."""
+    from indexing.messages import one_line
+
+    for name, counts in answers.facets.items():
+        shown = [
+            f"{found.value} {found.count:,}"
+            + (f" ({found.filled:,} filled in)" if found.filled else "")
+            for found in counts
+        ]
+        yield one_line(f"{name}: {', '.join(shown) or 'nothing is known'}")
 
 
 def _others(hit: Hit) -> str:

@@ -13,6 +13,7 @@ from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index
 from search.diversity import check_diversity
+from search.facets import FacetCount
 from search.fusion import Fuse
 from search.hits import Answers
 from search.live import LiveIndex
@@ -22,6 +23,7 @@ from search.rerank import OnRerank, Reranker
 from search.version import Version
 
 MAX_K = 10_000
+FACETED = 200  # products of a query whose values are counted
 
 
 class SearchEngine:
@@ -76,6 +78,7 @@ class SearchEngine:
         on_rerank: OnRerank | None = None,
         attributes: Mapping[str, str] | None = None,
         rerank: bool = True,
+        facets: Sequence[str] = (),
     ) -> Answers:
         """The k products nearest to a picture, a text or both, best first.
 
@@ -107,6 +110,10 @@ class SearchEngine:
         must have, such as {"color": "Red"}: of these products those that surely have another
         value come behind all others, whatever was validated; none is left out. With
         `itm_rerank` the order is the matcher's alone, so it takes no `attributes`.
+
+        `facets` are attributes whose values are counted (`Answers.facets`) among the first 200
+        products by cosine, whatever k is; what the merchant does not say was filled in by the
+        classifier where that was sure.
 
         Raises QueryError, WhereError and ImageError.
         """
@@ -141,12 +148,15 @@ class SearchEngine:
             said = text if text_weight > 0 else None
             wishes = version.wishes(shown, said, attributes or {}, rerank=rerank)
         hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank, wishes)
+        counted = {}
+        if facets:
+            rows = version.first(near, FACETED, fuse, collapse)
+            counted = version.facets(facets, rows)
         plain = not minus and (picture is None or text is None or image_weight == text_weight)
         if not plain:
-            return Answers(hits)
-        return Answers(
-            hits, *version.confidence.of(near, image=picture is not None, text=bool(text))
-        )
+            return Answers(hits, facets=counted)
+        sure = version.confidence.of(near, image=picture is not None, text=bool(text))
+        return Answers(hits, *sure, facets=counted)
 
     def similar(
         self,
@@ -176,6 +186,15 @@ class SearchEngine:
         main = pictures[np.argmax(index.images.main[pictures])]  # the first where none is
         near = Neighbours(index, index.vectors[main], ~own)
         return Answers(version.hits(near, k, fuse, collapse, diversity))
+
+    def facets(self, names: Sequence[str], where: str | None = None) -> dict[str, list[FacetCount]]:
+        """How many products of the index, or of those that match, have each value of these
+        attributes. Raises QueryError and WhereError."""
+        version = self._current()
+        matching = np.ones(len(version.index.products), np.bool_)
+        if where is not None:
+            matching = version.matching_products(where)
+        return version.facets(names, np.flatnonzero(matching))
 
     def _current(self) -> Version:
         index, encoder = self._live.current()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexing.attributes.fusing import reranked
 from indexing.errors import QueryError
@@ -15,6 +16,7 @@ from indexing.store import OpenIndex
 from search.attributes import QueryAttributes, Wishes
 from search.confidence import Confidence
 from search.diversity import diverse, pool_size, relative
+from search.facets import FacetCount, facet
 from search.fusion import Candidate, Fuse
 from search.hits import Hit
 from search.neighbours import Neighbours
@@ -24,6 +26,8 @@ from search.where import Mask, compile_where
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Ints = NDArray[np.int64]
 
 RERANKED = 200  # products, at least, that attributes put into order
 
@@ -39,9 +43,13 @@ class Version:
         self._attributes = _attributes_of(index, before)
         self._ranker = Ranker(index)
 
+    def matching_products(self, where: str) -> Mask:
+        """Which products match. Raises WhereError."""
+        return compile_where(where).mask(self.index.products)
+
     def matching(self, where: str) -> Mask:
         """Which vectors belong to a product that matches. Raises WhereError."""
-        mask: Mask = compile_where(where).mask(self.index.products)[self.index.images.product]
+        mask: Mask = self.matching_products(where)[self.index.images.product]
         return mask
 
     def wishes(
@@ -52,6 +60,20 @@ class Version:
             return None
         found = self._known_attributes().wishes(picture, text, chosen, rerank=rerank)
         return found if found.evidence else None
+
+    def facets(self, names: Iterable[str], rows: Ints) -> dict[str, list[FacetCount]]:
+        """The values of these attributes among products, int64 [m]. Raises QueryError."""
+        wanted = list(names)
+        if not wanted:
+            return {}
+        known = self._known_attributes()
+        found = [known.attribute(name).name for name in wanted]
+        return {name: facet(self.index.attributes[name], rows) for name in found}
+
+    def first(self, near: Neighbours, products: int, fuse: Fuse, collapse: bool) -> Ints:
+        """The first products by cosine, int64 [m]."""
+        found = self._ranker.ranked(near, products, fuse=fuse, collapse=collapse)
+        return np.array([candidate.product for candidate in found], np.int64)
 
     def hits(
         self,

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from indexing.attributes.fusing import Evidence, Source
+from indexing.attributes.evidence import named, read, told
+from indexing.attributes.fusing import Evidence
 from indexing.attributes.record import AttributesRecord, RerankRecord
 from indexing.attributes.vocabulary import (
-    ABSTAINED,
     OTHER,
     Attribute,
     AttributeClassifier,
@@ -106,13 +104,12 @@ class QueryAttributes:
         found: dict[str, Evidence] = {}
         for given, value in chosen.items():
             attribute = self.attribute(given)
-            found[attribute.name] = _told(attribute, [self._value(attribute, value)], "chosen")
+            found[attribute.name] = told(attribute, [self._value(attribute, value)], "chosen")
         mode = mode_of(picture is not None, text)
         record = self.reranking(mode)
         if not rerank or record is None:
             return found
-        for name, values in self._named(text or "").items():
-            found.setdefault(name, _told(self._attributes[name], values, "named"))
+        found = named(self._words, self._attributes, text or "") | found
         weights = record.weights
         wanted = [name for name in self._attributes if weights.get(name) and name not in found]
         if wanted:
@@ -130,18 +127,6 @@ class QueryAttributes:
                 ways.setdefault(written, value)
         return _find(given, ways, f"value of {attribute.name}")
 
-    def _named(self, text: str) -> dict[str, list[str]]:
-        """The values that the text names, by attribute; each once."""
-        found: dict[str, list[str]] = {}
-        for mention in self._words.mentions(text):
-            attribute = self._attributes.get(mention.attribute)
-            if attribute is None or mention.value not in attribute.values:
-                continue
-            values = found.setdefault(mention.attribute, [])
-            if mention.value not in values:
-                values.append(mention.value)
-        return found
-
     def _read(
         self, names: Iterable[str], mode: Mode, picture: Image | None, text: str | None
     ) -> dict[str, Evidence]:
@@ -150,11 +135,7 @@ class QueryAttributes:
             return {}
         pixels = None if picture is None else classifier.preprocess(picture)[None]
         shares = classifier.predict(pixels, None if text is None else [text])
-        found = {}
-        for name in names:
-            decided = self._attributes[name].decide(shares[name], mode)[0]
-            found[name] = Evidence(shares[name][0], "read", sure=bool(decided != ABSTAINED))
-        return found
+        return {name: read(self._attributes[name], shares[name][0], mode) for name in names}
 
     def _opened(self) -> AttributeClassifier | None:
         """The classifier; None, with one warning, where it is gone or another."""
@@ -170,13 +151,6 @@ class QueryAttributes:
                     self._failed = True
                     logger.warning("queries are read by their words alone: %s", error)
             return self._classifier
-
-
-def _told(attribute: Attribute, values: Iterable[str], source: Source) -> Evidence:
-    """Evidence whose mass these values share evenly."""
-    shares = np.zeros(len(attribute.values))
-    shares[[attribute.values.index(value) for value in values]] = 1
-    return Evidence(shares / shares.sum(), source)
 
 
 def _find(given: str, ways: Mapping[str, str], kind: str) -> str:

@@ -18,9 +18,8 @@ from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.match_queries import Queries, title_queries
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index
-from indexing.titles import normalise_title
+from indexing.titles import normalise_title, position
 from training.builtin import TEST_SEED, is_test_title
-from training.split import position
 
 _ICONS, _TRAIN, _TEST = "images/iconic", "images/train/", "images/test/"
 

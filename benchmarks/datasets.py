@@ -22,9 +22,8 @@ from indexing.catalog.product import Product, ProductImage
 from indexing.durable import sha256_of
 from indexing.errors import BenchmarkError
 from indexing.messages import shown
-from indexing.titles import normalise_title
+from indexing.titles import normalise_title, position
 from training.builtin import TEST_SEED, is_test_title
-from training.split import position
 
 logger = logging.getLogger(__name__)
 

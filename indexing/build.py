@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 
 from indexing.attributes.predicting import add_attributes, prediction_cache
-from indexing.attributes.record import AttributesRecord
 from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
@@ -45,6 +44,7 @@ from indexing.manifest import (
 from indexing.models.protocol import Encoder
 from indexing.segment_files import (
     calibrated,
+    fitted,
     keys_of,
     title_vectors,
     write_tables,
@@ -148,11 +148,9 @@ def build_index(
             manifest = previous.manifest
             remove_unneeded(out, manifest)
         else:
-            attributes = None
             if classifier is not None:
                 known = prediction_cache(staging / "attributes", classifier, previous)
                 add_attributes(work, classifier, known, progress)
-                attributes = AttributesRecord.of(classifier)
             keys = keys_of(read, read.usable)
             titles = None if chosen.type == "exact" else title_vectors(work, encoder)
             segment = SegmentRecord(
@@ -167,7 +165,7 @@ def build_index(
                 f"index of {catalog.path.name}",
                 record,
                 calibrated(work, segment.index, encoder, progress),
-                attributes,
+                None if classifier is None else fitted(work, classifier, encoder, progress),
                 [segment],
                 counts.products,
                 counts.images,

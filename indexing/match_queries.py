@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -64,23 +64,23 @@ def title_queries(titles: Titles, encoder: Encoder) -> Queries:
     """Titles, each once. Raises NoQueriesError."""
     first: dict[str, int] = {}
     for product, title in enumerate(titles):
-        if title is not None and _can_be_asked(title):
+        if title is not None and can_be_asked(title):
             first.setdefault(normalise_title(title) or title, product)
-    chosen = _shuffled(list(first.values()))[:MAX_QUERIES]
+    chosen = shuffled(list(first.values()))[:MAX_QUERIES]
     if len(chosen) < MIN_PRODUCTS:
         raise NoQueriesError(f"{len(chosen)} different titles; at least {MIN_PRODUCTS} are needed")
-    vectors = _embedded(lambda: encoder.embed_texts([titles[product] or "" for product in chosen]))
+    vectors = embedded(lambda: encoder.embed_texts([titles[product] or "" for product in chosen]))
     products = np.array(chosen, np.int64)
     return Queries("titles", vectors, products, np.full(len(products), -1, np.int64))
 
 
 def with_titles(queries: Queries, titles: Titles, encoder: Encoder) -> Queries:
     """Picture queries, each together with its product's title. Raises NoQueriesError."""
-    kept = np.array([_can_be_asked(titles[p] or "") for p in queries.products], np.bool_)
+    kept = np.array([can_be_asked(titles[p] or "") for p in queries.products], np.bool_)
     products = queries.products[kept]
     if len(np.unique(products)) < MIN_PRODUCTS:
         raise NoQueriesError(f"fewer than {MIN_PRODUCTS} products with picture and title")
-    words = _embedded(lambda: encoder.embed_texts([titles[p] or "" for p in products]))
+    words = embedded(lambda: encoder.embed_texts([titles[p] or "" for p in products]))
     both = queries.vectors[kept].astype(np.float64) + words
     lengths = np.linalg.norm(both, axis=1, keepdims=True)
     if lengths.min() < 1e-6:
@@ -102,8 +102,8 @@ def _further_pictures(images: Images, mains: Ints) -> dict[int, list[int]]:
 
 def _some_of_each(rows: dict[int, list[int]]) -> list[int]:
     """Up to MAX_QUERIES of the rows: one of each product, then another of each, and so on."""
-    order = _shuffled(sorted(rows))
-    mixed = {product: _shuffled(rows[product]) for product in order}
+    order = shuffled(sorted(rows))
+    mixed = {product: shuffled(rows[product]) for product in order}
     rounds = ([p[place] for p in mixed.values() if place < len(p)] for place in range(MAX_EACH))
     return [row for rows_of_round in rounds for row in rows_of_round][:MAX_QUERIES]
 
@@ -115,23 +115,17 @@ def _crops(images: Images, mains: Ints, encoder: Encoder, progress: Progress) ->
             f"{len(files)} products with a picture file; at least {MIN_PRODUCTS} are needed"
         )
     each = min(MAX_EACH, -(-MAX_QUERIES // len(files)))
-    wanted = [(row, number) for number in range(each) for row in _shuffled(files)][:MAX_QUERIES]
+    wanted = [(row, number) for number in range(each) for row in shuffled(files)][:MAX_QUERIES]
     parts: list[Floats] = []
     products: list[int] = []
     progress(0, len(wanted))
     for start in range(0, len(wanted), BATCH_SIZE):
         pictures: list[Image] = []
-        for row, number in wanted[start : start + BATCH_SIZE]:
-            with suppress(ImageError):  # gone since it was encoded
-                rng = random.Random(f"{images.sha256[row]}/{number}")
-                shown, behind = (
-                    read_image(Path(str(images.path(which))), at_least=SIDE)
-                    for which in (row, rng.choice(files))
-                )
-                pictures.append(phone_photo(shown, behind, rng))
-                products.append(int(images.product[row]))
+        for row, photo in phone_photos(images, wanted[start : start + BATCH_SIZE], files):
+            pictures.append(photo)
+            products.append(int(images.product[row]))
         if pictures:
-            parts.append(_embedded(partial(encoder.embed_images, pictures)))
+            parts.append(embedded(partial(encoder.embed_images, pictures)))
         progress(min(start + BATCH_SIZE, len(wanted)), len(wanted))
     if len(set(products)) < MIN_PRODUCTS:
         raise NoQueriesError("too few pictures can still be read")
@@ -141,7 +135,28 @@ def _crops(images: Images, mains: Ints, encoder: Encoder, progress: Progress) ->
     )  # fmt: skip
 
 
-def _embedded(embed: Callable[[], Floats]) -> Floats:
+def phone_photos(
+    images: Images, wanted: Iterable[tuple[int, int]], files: Sequence[int]
+) -> Iterator[tuple[int, Image]]:
+    """Phone photos made from pictures, each with the row of its picture; without those whose
+    files cannot be read any more.
+
+    Args:
+        wanted: Rows of pictures, each with the number of the photo of it.
+        files: Rows of pictures that may be seen behind.
+    """
+    for row, number in wanted:
+        with suppress(ImageError):  # gone since it was encoded
+            rng = random.Random(f"{images.sha256[row]}/{number}")
+            shown, behind = (
+                read_image(Path(str(images.path(which))), at_least=SIDE)
+                for which in (row, rng.choice(files))
+            )
+            yield row, phone_photo(shown, behind, rng)
+
+
+def embedded(embed: Callable[[], Floats]) -> Floats:
+    """What `embed` gives. Raises NoQueriesError where it fails or gives no finite vectors."""
     try:
         vectors = embed()
     # What an encoder without a text tower raises, or one that a text or picture is too much for.
@@ -155,7 +170,8 @@ def _embedded(embed: Callable[[], Floats]) -> Floats:
     return vectors
 
 
-def _can_be_asked(title: str) -> bool:
+def can_be_asked(title: str) -> bool:
+    """Whether a search would take it."""
     try:
         check_text("title", title)
     except QueryError:
@@ -163,7 +179,7 @@ def _can_be_asked(title: str) -> bool:
     return True
 
 
-def _shuffled(values: Iterable[int]) -> list[int]:
+def shuffled(values: Iterable[int]) -> list[int]:
     """The values in an order that depends on their number alone."""
     listed = list(values)
     random.Random(_SEED).shuffle(listed)

@@ -10,10 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from indexing.attributes.fit import fit_reranking
+from indexing.attributes.record import AttributesRecord
+from indexing.attributes.storing import read_columns
+from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.catalog_vectors import CatalogVectors, Mask
 from indexing.embed import Progress, VectorCache
 from indexing.index_types import IndexRecord, Plan, read_index, write_index
 from indexing.manifest import (
+    ATTRIBUTES,
     FAISS_INDEX,
     IMAGES,
     PRODUCTS,
@@ -129,6 +134,27 @@ def calibrated(
         encoder,
         progress,
     )
+
+
+def fitted(
+    work: Path, classifier: AttributeClassifier, encoder: Encoder, progress: Progress | None
+) -> AttributesRecord:
+    """What filled in the attributes in `work`, and how far they make answers better."""
+    products = pq.read_table(work / PRODUCTS, columns=["id", "title"])
+    columns, _ = read_columns(work / ATTRIBUTES, classifier.attributes)
+    record = AttributesRecord.of(classifier)
+    rerank, skipped = fit_reranking(
+        products["title"].to_pylist(),
+        products["id"].to_pylist(),
+        Images(pq.read_table(work / IMAGES)),
+        read_vectors(work / VECTORS),
+        encoder,
+        columns,
+        record,
+        classifier,
+        progress,
+    )
+    return record.model_copy(update={"rerank": rerank, "skipped": skipped})
 
 
 def title_vectors(work: Path, encoder: Encoder) -> NDArray[np.float32] | None:

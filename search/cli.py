@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from search.fusion import Fuse
-    from search.hits import Hit
+    from search.hits import Answers, Hit
     from search.query import Crop
     from search.rerank import OnRerank, RerankCost
 
@@ -75,6 +76,28 @@ def search(
             help="Order the first N anew by how well text and picture match; needs an ALBEF index.",
         ),
     ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What products must have: those that surely have not come last, such as "
+            "color=red; may be given again.",
+        ),
+    ] = None,
+    rerank: Annotated[
+        bool,
+        typer.Option(
+            "--rerank/--no-rerank",
+            help="Let attributes count for the order, where the index has shown that it helps.",
+        ),
+    ] = True,
+    facets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Also count values of attributes among the first 200 products: color,usage.",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="The index's encoder, where it has another name or place by now."),
@@ -97,6 +120,10 @@ def search(
 
         shoplens search shop-index --text "red mug with a lid" --itm-rerank 128
 
+    On an index that knows attributes of its products:
+
+        shoplens search shop-index --text "mug" --attribute color=red --facets color,usage
+
     Where the index can tell that the shop hardly has it, `no good match` stands first.
 
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
@@ -108,7 +135,7 @@ def search(
 
     if sheet is not None:
         check_target(sheet, "--sheet")
-    box = _parse_crop(crop)
+    box, chosen = _parse_crop(crop), _parse_attributes(attribute or ())
     source = _read_source(image)
     query_picture = None if sheet is None or source is None else load_picture(source, box)
     engine = SearchEngine.open(folder, model=model)
@@ -128,9 +155,19 @@ def search(
             diversity=diversity,
             itm_rerank=itm_rerank,
             on_rerank=on_rerank,
+            attributes=chosen,
+            rerank=rerank,
+            facets=[name.strip() for name in facets.split(",")] if facets else (),
         )
     if as_json:
-        sure = {"match_probability": hits.match_probability, "good_match": hits.good_match}
+        sure: dict[str, Any] = {
+            "match_probability": hits.match_probability,
+            "good_match": hits.good_match,
+        }
+        if hits.facets:
+            sure["facets"] = {
+                name: [asdict(count) for count in counts] for name, counts in hits.facets.items()
+            }
         for hit in hits:
             # ASCII, so that no terminal setting and no odd file name can break a line.
             typer.echo(json.dumps({**hit.to_json(), **sure}, allow_nan=False))
@@ -144,6 +181,8 @@ def search(
             )
         table = _table(hits, matches=itm_rerank is not None, faded=hits.good_match is False)
         Console().print(table)
+        for line in _facet_lines(hits):
+            typer.echo(line)
     if not hits:
         typer.echo("no product matches the filter" if where else "the index is empty", err=as_json)
     if sheet is not None:
@@ -216,6 +255,20 @@ def _parse_crop(crop: str | None) -> Crop | None:
     return x, y, width, height
 
 
+def _parse_attributes(given: Sequence[str]) -> dict[str, str]:
+    from indexing.errors import QueryError
+
+    chosen: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not (name and equals and value):
+            raise QueryError(f"--attribute {pair!r}: give a name and a value, such as color=red")
+        if name in chosen:
+            raise QueryError(f"--attribute {pair!r}: {name} was given before, give it once")
+        chosen[name] = value
+    return chosen
+
+
 @contextmanager
 def _reranking(wanted: int | None) -> Iterator[OnRerank | None]:
     """Shows how a reranking goes on, and in the end what it cost, on standard error."""
@@ -272,6 +325,19 @@ def _table(hits: Sequence[Hit], *, matches: bool = False, faded: bool = False) -
         # Text: brackets in a title are no markup. Control characters would reach the terminal.
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     return table
+
+
+def _facet_lines(answers: Answers) -> Iterator[str]:
+    """A line for each attribute: how many of the first products have each value."""
+    from indexing.messages import one_line
+
+    for name, counts in answers.facets.items():
+        shown = [
+            f"{found.value} {found.count:,}"
+            + (f" ({found.filled:,} filled in)" if found.filled else "")
+            for found in counts
+        ]
+        yield one_line(f"{name}: {', '.join(shown) or 'nothing is known'}")
 
 
 def _others(hit: Hit) -> str:

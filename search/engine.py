@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index
 from search.diversity import check_diversity
+from search.facets import FacetCount
 from search.fusion import Fuse
 from search.hits import Answers
 from search.live import LiveIndex
@@ -22,6 +23,7 @@ from search.rerank import OnRerank, Reranker
 from search.version import Version
 
 MAX_K = 10_000
+FACETED = 200  # products of a query whose values are counted
 
 
 class SearchEngine:
@@ -74,6 +76,9 @@ class SearchEngine:
         diversity: float = 0.0,
         itm_rerank: int | None = None,
         on_rerank: OnRerank | None = None,
+        attributes: Mapping[str, str] | None = None,
+        rerank: bool = True,
+        facets: Sequence[str] = (),
     ) -> Answers:
         """The k products nearest to a picture, a text or both, best first.
 
@@ -98,12 +103,26 @@ class SearchEngine:
         picture is a URL or cannot be read, then all others; both by cosine. `minus` counts
         for the cosine only. `on_rerank` is told what that costs; see search/rerank.py.
 
+        Where the index knows attributes of its products, and its validation has shown that it
+        helps, the first 200 products (or k, if more) come by cosine and attributes together (see
+        indexing/attributes/fusing.py): those that the text names, else those that the classifier
+        is sure to see. `rerank` false leaves that out. `attributes` are values that products
+        must have, such as {"color": "Red"}: of these products those that surely have another
+        value come behind all others, whatever was validated; none is left out. With
+        `itm_rerank` the order is the matcher's alone, so it takes no `attributes`.
+
+        `facets` are attributes whose values are counted (`Answers.facets`) among the first 200
+        products by cosine, whatever k is; what the merchant does not say was filled in by the
+        classifier where that was sure.
+
         Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
         check_diversity(diversity, k)
         version = self._current()
         encoder = version.encoder
+        if attributes and itm_rerank is not None:
+            raise QueryError("attributes and itm_rerank are two orders: give one of them")
         reranker = (
             None
             if itm_rerank is None
@@ -123,13 +142,21 @@ class SearchEngine:
             minus_weight=minus_weight,
         )
         near = Neighbours(version.index, vector, allowed)
-        hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank)
+        wishes = None
+        if reranker is None:
+            shown = picture if image_weight > 0 else None
+            said = text if text_weight > 0 else None
+            wishes = version.wishes(shown, said, attributes or {}, rerank=rerank)
+        hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank, wishes)
+        counted = {}
+        if facets:
+            rows = version.first(near, FACETED, fuse, collapse)
+            counted = version.facets(facets, rows)
         plain = not minus and (picture is None or text is None or image_weight == text_weight)
         if not plain:
-            return Answers(hits)
-        return Answers(
-            hits, *version.confidence.of(near, image=picture is not None, text=bool(text))
-        )
+            return Answers(hits, facets=counted)
+        sure = version.confidence.of(near, image=picture is not None, text=bool(text))
+        return Answers(hits, *sure, facets=counted)
 
     def similar(
         self,
@@ -160,11 +187,20 @@ class SearchEngine:
         near = Neighbours(index, index.vectors[main], ~own)
         return Answers(version.hits(near, k, fuse, collapse, diversity))
 
+    def facets(self, names: Sequence[str], where: str | None = None) -> dict[str, list[FacetCount]]:
+        """How many products of the index, or of those that match, have each value of these
+        attributes. Raises QueryError and WhereError."""
+        version = self._current()
+        matching = np.ones(len(version.index.products), np.bool_)
+        if where is not None:
+            matching = version.matching_products(where)
+        return version.facets(names, np.flatnonzero(matching))
+
     def _current(self) -> Version:
         index, encoder = self._live.current()
         version = self._version
         if version.index is not index:
-            version = self._version = Version(index, encoder)
+            version = self._version = Version(index, encoder, version)
         return version
 
 

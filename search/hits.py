@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.facets import FacetCount
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -42,6 +44,8 @@ class Answers(list[Hit]):
             nothing of such a query (see indexing/match_fit.py).
         good_match: Whether the probability reaches the threshold at which 95% of the queries
             that are said to have a match have one; None where there is no such threshold.
+        facets: For each attribute that was asked for, how often its values are among the first
+            products, see `SearchEngine.search`.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class Answers(list[Hit]):
         hits: Iterable[Hit] = (),
         match_probability: float | None = None,
         good_match: bool | None = None,
+        facets: dict[str, list[FacetCount]] | None = None,
     ) -> None:
         super().__init__(hits)
         self.match_probability = match_probability
         self.good_match = good_match
+        self.facets = facets or {}

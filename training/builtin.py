@@ -22,12 +22,12 @@ from indexing.demo import write_demo_catalog
 from indexing.malloc import keep_freed_memory
 from indexing.models import BUILTIN
 from indexing.models.clip import ClipEncoder, load_folder
+from indexing.titles import position
 from training.config import TrainConfig
 from training.data import read_pairs
 from training.images import LockedImages, last_projection
 from training.run import claim, run_clip
 from training.seed_model import make_seed_model, start_projection
-from training.split import position
 
 TEST_SHARE = 0.15
 TEST_SEED = 1  # another than the run's, whose validation titles would all be test titles

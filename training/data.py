@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
-from indexing.titles import normalise_title
-from training.split import join, position
+from indexing.titles import normalise_title, position
+from training.split import join
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
-from indexing.titles import normalise_title
-
 Mark = tuple[int, str]  # a kind and a value, such as (0, "red mug") for a title
-
-
-def position(title: str, seed: int = 0) -> float:
-    """Where a title falls in [0, 1): by its hash, so that it depends on the seed alone.
-
-    Titles below a share make up that share of the catalog; equal titles fall together.
-    """
-    digest = hashlib.blake2b(f"{seed}:{normalise_title(title)}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def join(rows: Sequence[Sequence[Mark]]) -> list[Mark]:

@@ -28,6 +28,7 @@ from indexing.models.clip import ClipEncoder
 from indexing.models.cma_clip.network import CmaConfig, CmaNetwork, Sizes
 from indexing.models.cma_clip.network import Inputs as NetworkInputs
 from indexing.models.cma_clip.towers import text_tokens
+from indexing.titles import position
 from training.attributes.config import AttributesConfig
 from training.attributes.data import Examples, make_examples, raw_value, read_products
 from training.attributes.pictures import FrozenPatches
@@ -35,7 +36,6 @@ from training.attributes.run import calibrated_classifier
 from training.attributes.stage import class_weights
 from training.attributes.train import train_attributes
 from training.builtin import TEST_SEED, TEST_SHARE
-from training.split import position
 
 ATTRIBUTES = ("color", "article_type", "usage")
 SIDE = 96  # pixels that the towers see of a picture: those of the catalog have 60 x 80

@@ -27,13 +27,13 @@ from indexing.catalog import read_catalog
 from indexing.catalog.product import Product
 from indexing.cleaning import clean
 from indexing.models.clip import ClipEncoder, load_folder
+from indexing.titles import position
 from training.builtin import TEST_SEED, is_test_title
 from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs, read_pairs
 from training.images import LockedImages, last_projection
 from training.seed_model import make_seed_model, start_projection
-from training.split import position
 from training.validation import first_hit_ranks, recall_at
 
 HALF_SEED = 2

@@ -43,7 +43,8 @@ def make_index() -> MakeIndex:
             images=pictures_of(owners, main=main, hashes=hashes),
             vectors=vectors,
             index=ExactIndex.from_vectors(vectors),
-            manifest=SimpleNamespace(match=match),
+            manifest=SimpleNamespace(match=match, attributes=None),
+            attributes={},
             folder=Path("nowhere"),
         )
         return cast("OpenIndex", index)

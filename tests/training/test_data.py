@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
-from indexing.titles import normalise_title
+from indexing.titles import normalise_title, position
 from training.data import Pairs, read_pairs, split_pairs, units
-from training.split import position
 
 
 def product(number: str, title: str, *pictures: str, folder: str = "") -> Product:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexing.titles import normalise_title
-from training.split import Mark, join, position
+from indexing.titles import normalise_title, position
+from training.split import Mark, join
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from indexing.attributes.labels import Labels
 from indexing.attributes.words import Words
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
-from training.split import position
+from indexing.titles import position
 
 UNKNOWN = -100  # a label that counts for nothing
 _FIELDS = ("brand", "category", "availability")  # of a product, that may be attributes, too

@@ -1,0 +1,244 @@
+"""Queries to a gallery, made from its products, of which it is known what answers them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+
+from indexing.attributes.evidence import named, read
+from indexing.attributes.fusing import Evidence
+from indexing.attributes.gallery import Gallery
+from indexing.attributes.vocabulary import ABSTAINED, AttributeClassifier
+from indexing.attributes.words import Words
+from indexing.embed import BATCH_SIZE, Progress
+from indexing.errors import ImageError
+from indexing.images import read_image
+from indexing.match_queries import (
+    MAX_QUERIES,
+    MIN_PRODUCTS,
+    NoQueriesError,
+    can_be_asked,
+    embedded,
+    phone_photos,
+    shuffled,
+)
+from indexing.match_record import Mode
+from indexing.models.protocol import Encoder
+from indexing.table import Images
+
+_SEED = 0
+_NAMED = 2  # values at most that a short query names
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RerankQueries:
+    """q queries of one kind.
+
+    Attributes:
+        how: They were made.
+        vectors: float32 [q, dim], unit.
+        clusters: int64 [q], the title of the product that each was made from.
+        relevant: For each, int64 [m >= 1], the places in the gallery of what answers it.
+        evidence: For each what it says of attributes, as a search would find it.
+    """
+
+    how: str
+    vectors: Floats
+    clusters: Ints
+    relevant: list[Ints]
+    evidence: list[dict[str, Evidence]]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What queries are made with."""
+
+    gallery: Gallery
+    images: Images
+    encoder: Encoder
+    classifier: AttributeClassifier
+    words: Words
+    progress: Progress
+
+    def text(self) -> RerankQueries:
+        """Half titles, answered by the products of that title, and half short queries such as
+        "red kurtas", answered by those whose merchants say so. Raises NoQueriesError."""
+        half = MAX_QUERIES // 2
+        asked = [*self._titles()][:half]
+        asked += [*self._values()][:half]
+        texts = [text for text, _, _ in asked]
+        places = [place for _, place, _ in asked]
+        self._check(places)
+        vectors = embedded(lambda: self.encoder.embed_texts(texts))
+        evidence = self._evidence(None, texts, "text")
+        relevant = [found for _, _, found in asked]
+        return self._queries("titles and values", vectors, places, relevant, evidence)
+
+    def image_text(self) -> RerankQueries:
+        """A product's picture with another value of one of its attributes ("like this but red"),
+        answered by products whose merchants give that value and otherwise the same as for the
+        product. Raises NoQueriesError."""
+        chosen = [*self._changed()][:MAX_QUERIES]
+        self._check([place for _, place, _ in chosen])
+        words = sorted({text for text, _, _ in chosen})
+        of_words = dict(zip(words, embedded(lambda: self.encoder.embed_texts(words)), strict=True))
+        asked, vectors, evidence = [], [], []
+        self.progress(0, len(chosen))
+        for start in range(0, len(chosen), BATCH_SIZE):
+            part, pictures = [], []
+            for one in chosen[start : start + BATCH_SIZE]:
+                picture = self._picture(one[1])
+                own = self._main_vector(one[1]).astype(np.float64) + of_words[one[0]]
+                if picture is not None and np.linalg.norm(own) > 1e-6:
+                    part.append(one)
+                    pictures.append(picture)
+                    vectors.append((own / np.linalg.norm(own)).astype(np.float32))
+            evidence += self._evidence(pictures, [text for text, _, _ in part], "image+text")
+            asked += part
+            self.progress(min(start + BATCH_SIZE, len(chosen)), len(chosen))
+        places = [place for _, place, _ in asked]
+        self._check(places)
+        relevant = [found for _, _, found in asked]
+        return self._queries(
+            "pictures with another value", np.array(vectors), places, relevant, evidence
+        )
+
+    def image(self) -> RerankQueries:
+        """Phone photos made from main pictures, answered by the products of the same title.
+        Raises NoQueriesError."""
+        mains = self.gallery.mains
+        files = [int(row) for row in mains if self.images.path(row) is not None]
+        self._check(files)
+        wanted = [(row, 0) for row in shuffled(files)[:MAX_QUERIES]]
+        place_of = {int(row): place for place, row in enumerate(mains)}
+        vectors: list[Floats] = []
+        places: list[int] = []
+        evidence: list[dict[str, Evidence]] = []
+        self.progress(0, len(wanted))
+        for start in range(0, len(wanted), BATCH_SIZE):
+            part = [*phone_photos(self.images, wanted[start : start + BATCH_SIZE], files)]
+            if photos := [photo for _, photo in part]:
+                vectors += list(embedded(partial(self.encoder.embed_images, photos)))
+                evidence += self._evidence(photos, None, "image")
+                places += [place_of[row] for row, _ in part]
+            self.progress(min(start + BATCH_SIZE, len(wanted)), len(wanted))
+        self._check(places)
+        relevant = [self._of_title(place) for place in places]
+        return self._queries("phone photos", np.array(vectors), places, relevant, evidence)
+
+    def _titles(self) -> Iterator[tuple[str, int, Ints]]:
+        """Titles, each once, with a product's place and what answers them."""
+        first: dict[int, int] = {}
+        for place, title in enumerate(self.gallery.titles):
+            if can_be_asked(title):
+                first.setdefault(int(self.gallery.same[place]), place)
+        for place in shuffled(first.values()):
+            yield self.gallery.titles[place], place, self._of_title(place)
+
+    def _values(self) -> Iterator[tuple[str, int, Ints]]:
+        """One or two values of products, as a text; each text once."""
+        rng, seen = random.Random(_SEED), set()
+        for place in shuffled(range(len(self.gallery))):
+            known = self._known(place)
+            if not known:
+                continue
+            names = rng.sample(sorted(known), rng.randint(1, min(_NAMED, len(known))))
+            wanted = {name: known[name] for name in known if name in names}
+            text = " ".join(self._written(name, value) for name, value in wanted.items())
+            if text not in seen:
+                seen.add(text)
+                yield text, place, self.gallery.with_values(wanted)
+
+    def _changed(self) -> Iterator[tuple[str, int, Ints]]:
+        """Values that products have not, where others have them and are otherwise the same."""
+        rng = random.Random(_SEED)
+        for place in shuffled(range(len(self.gallery))):
+            known = self._known(place)
+            if not known:
+                continue
+            name = rng.choice(sorted(known))
+            rest = {other: value for other, value in known.items() if other != name}
+            others = self.gallery.given[name][self.gallery.with_values(rest)]
+            options = set(others.tolist()) - {ABSTAINED, known[name]}
+            if options:
+                value = rng.choice(sorted(options))
+                relevant = self.gallery.with_values({**rest, name: value})
+                yield self._written(name, value), place, relevant
+
+    def _known(self, place: int) -> dict[str, int]:
+        """What the merchant says of a product."""
+        values = {name: int(given[place]) for name, given in self.gallery.given.items()}
+        return {name: value for name, value in values.items() if value != ABSTAINED}
+
+    def _written(self, name: str, value: int) -> str:
+        return self.gallery.columns[name].attribute.values[value].lower()
+
+    def _of_title(self, place: int) -> Ints:
+        return np.flatnonzero(self.gallery.same == self.gallery.same[place])
+
+    def _main_vector(self, place: int) -> Floats:
+        """The vector of a product's main picture."""
+        rows = np.flatnonzero(self.images.product == self.gallery.rows[place])
+        within = int(np.flatnonzero(rows == self.gallery.mains[place])[0])
+        vector: Floats = self.gallery.vectors[self.gallery.starts[place] + within]
+        return vector
+
+    def _picture(self, place: int) -> Image | None:
+        path = self.images.path(int(self.gallery.mains[place]))
+        if path is None:
+            return None
+        try:
+            return read_image(Path(path), at_least=self.classifier.image_size)
+        except ImageError:  # gone since it was encoded
+            return None
+
+    def _evidence(
+        self, pictures: Sequence[Image] | None, texts: Sequence[str] | None, mode: Mode
+    ) -> list[dict[str, Evidence]]:
+        """Of each query what its words name, and of all other attributes what is read."""
+        attributes = {name: column.attribute for name, column in self.gallery.columns.items()}
+        count = len(texts or pictures or ())
+        found = [named(self.words, attributes, text) for text in texts or [""] * count]
+        open_ones = [place for place in range(count) if len(found[place]) < len(attributes)]
+        for start in range(0, len(open_ones), BATCH_SIZE):
+            part = open_ones[start : start + BATCH_SIZE]
+            pixels = (
+                None
+                if pictures is None
+                else torch.stack([self.classifier.preprocess(pictures[place]) for place in part])
+            )
+            shares = self.classifier.predict(
+                pixels, None if texts is None else [texts[place] for place in part]
+            )
+            for row, place in enumerate(part):
+                for name, attribute in attributes.items():
+                    if name not in found[place]:
+                        found[place][name] = read(attribute, shares[name][row], mode)
+        return found
+
+    def _queries(
+        self, how: str, vectors: Floats, places: list[int], relevant: list[Ints],
+        evidence: list[dict[str, Evidence]],
+    ) -> RerankQueries:  # fmt: skip
+        return RerankQueries(how, vectors, self.gallery.same[places], relevant, evidence)
+
+    def _check(self, places: Sequence[int]) -> None:
+        if len(set(places)) < MIN_PRODUCTS:
+            raise NoQueriesError(
+                f"queries of {len(set(places))} products that the classifier was not trained on; "
+                f"at least {MIN_PRODUCTS} are needed"
+            )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexing.match_record import Mode
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
 
 OTHER = "other"  # the class of values that are too rare to learn
 ABSTAINED = -1

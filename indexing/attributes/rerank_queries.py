@@ -121,10 +121,10 @@ class Maker:
         """Phone photos made from main pictures, answered by the products of the same title.
         Raises NoQueriesError."""
         mains = self.gallery.mains
-        files = [int(row) for row in mains if self.images.path(row) is not None]
-        self._check(files)
-        wanted = [(row, 0) for row in shuffled(files)[:MAX_QUERIES]]
         place_of = {int(row): place for place, row in enumerate(mains)}
+        files = [row for row in place_of if self.images.path(row) is not None]
+        self._check([place_of[row] for row in files])
+        wanted = [(row, 0) for row in shuffled(files)[:MAX_QUERIES]]
         vectors: list[Floats] = []
         places: list[int] = []
         evidence: list[dict[str, Evidence]] = []
@@ -237,8 +237,9 @@ class Maker:
         return RerankQueries(how, vectors, self.gallery.same[places], relevant, evidence)
 
     def _check(self, places: Sequence[int]) -> None:
-        if len(set(places)) < MIN_PRODUCTS:
+        different = len(np.unique(self.gallery.same[places])) if places else 0
+        if different < MIN_PRODUCTS:
             raise NoQueriesError(
-                f"queries of {len(set(places))} products that the classifier was not trained on; "
-                f"at least {MIN_PRODUCTS} are needed"
+                f"queries of {different} titles that the classifier was not trained on; at least "
+                f"{MIN_PRODUCTS} are needed"
             )

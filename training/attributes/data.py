@@ -60,16 +60,22 @@ def read_products(
     """The products that have one of the attributes.
 
     Raises:
-        TrainingError: No product has one of them; names those that there are.
+        TrainingError: There is no product, or none has one of them; names those that there are.
     """
     known: Counter[str] = Counter()
     found: list[Product] = []
+    seen = 0
     for catalog in catalogs:
         for product in catalog:
+            seen += 1
             known.update(name for name in product.attributes if raw_value(product, name))
             known.update(name for name in _FIELDS if raw_value(product, name))
             if any(raw_value(product, name) for name in attributes):
                 found.append(product)
+    if not seen:
+        raise TrainingError(
+            "the catalogs have no product that can be used: `shoplens index` lists the reasons"
+        )
     for name in attributes:
         if not known[name]:
             near = difflib.get_close_matches(name, known, n=3)

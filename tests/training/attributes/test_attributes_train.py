@@ -264,6 +264,11 @@ def test_attributes_that_no_product_has(tmp_path: Path) -> None:
         read_products([products(tmp_path)], ["colour"])
 
 
+def test_catalogs_without_a_product() -> None:
+    with pytest.raises(TrainingError, match="no product that can be used"):
+        read_products([[]], ["color"])
+
+
 def test_titles_are_on_one_side() -> None:
     count = 200
     examples = Examples(

@@ -21,6 +21,7 @@ import typer
 
 import benchmarks.ann_cli
 import benchmarks.attributes.cli
+import benchmarks.attributes.rerank_cli
 import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.pruning.cli
@@ -154,6 +155,7 @@ bench.command()(benchmarks.attributes.cli.attributes)
 bench.command()(benchmarks.esci.cli.esci_split)
 bench.command()(benchmarks.pruning.cli.pruning)
 bench.command()(benchmarks.cli.recall)
+bench.command()(benchmarks.attributes.rerank_cli.rerank)
 bench.command()(benchmarks.cli.score)
 bench.command()(benchmarks.speed_cli.speed)
 

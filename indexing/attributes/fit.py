@@ -125,7 +125,17 @@ def first_candidates(cosines: NDArray[np.float32], relevant: Sequence[Ints]) -> 
 def fitted(queries: RerankQueries, lists: Lists, columns: Columns) -> RerankRecord:
     """The record of one kind of query: fitted on one half of the queries, judged on the other."""
     first = halves(queries.clusters)
-    plain = ndcg(lists.relevant, lists.answers)
+    best = chosen(queries, lists, columns, first)
+    deltas = after(best, queries, lists, columns, ~first) - plain_ndcg(lists, ~first)
+    mean, low, high = (_rounded(v) for v in interval(deltas, queries.clusters[~first]))
+    if low < 0 or mean <= 0:
+        best = _inactive(queries, columns)
+    return best.model_copy(update={"gain": (mean, low, high)})
+
+
+def chosen(queries: RerankQueries, lists: Lists, columns: Columns, first: Bools) -> RerankRecord:
+    """What is best on the queries of `first`, bool [q], by mean nDCG@10; nobody has judged it."""
+    plain = plain_ndcg(lists, first)
     best, best_gain = _inactive(queries, columns), -np.inf
     for gamma in GAMMAS:
         logs = agreements(queries.evidence, lists, columns, gamma)
@@ -135,14 +145,10 @@ def fitted(queries: RerankQueries, lists: Lists, columns: Columns) -> RerankReco
             update = {"weights": own, "temperature": _rounded(temperature), "gamma": gamma,
                       "demote": demote}  # fmt: skip
             trial = best.model_copy(update=update)
-            gain = float((_after(trial, queries, lists, columns, first) - plain[first]).mean())
+            gain = float((after(trial, queries, lists, columns, first) - plain).mean())
             if gain > best_gain:
                 best, best_gain = trial, gain
-    deltas = _after(best, queries, lists, columns, ~first) - plain[~first]
-    mean, low, high = (_rounded(v) for v in interval(deltas, queries.clusters[~first]))
-    if low < 0 or mean <= 0:
-        best = _inactive(queries, columns)
-    return best.model_copy(update={"gain": (mean, low, high)})
+    return best
 
 
 def halves(clusters: Ints) -> Bools:
@@ -241,11 +247,26 @@ def interval(deltas: Floats, clusters: Ints) -> tuple[float, float, float]:
     return float(deltas.mean()), float(low), float(high)
 
 
-def _after(
+def plain_ndcg(lists: Lists, which: Bools) -> Floats:
+    """nDCG@10 of these queries, bool [q], by the cosine alone, float64."""
+    return ndcg(lists.relevant[which], lists.answers[which])
+
+
+def after(
     record: RerankRecord, queries: RerankQueries, lists: Lists, columns: Columns, which: Bools
 ) -> Floats:
     """nDCG@10 of these queries as a search with this record would order their candidates."""
-    relevant = []
+    orders = ordered(record, queries, lists, columns, which)
+    relevant = np.take_along_axis(lists.relevant[which], orders, axis=1)
+    return ndcg(relevant, lists.answers[which])
+
+
+def ordered(
+    record: RerankRecord, queries: RerankQueries, lists: Lists, columns: Columns, which: Bools
+) -> Ints:
+    """The order into which a search with this record brings the candidates of these queries,
+    int64 [queries, n]."""
+    orders = []
     for query in np.flatnonzero(which).tolist():
         # A search reads only attributes that have a weight.
         evidence = {
@@ -254,8 +275,8 @@ def _after(
             if own.explicit or record.weights.get(name)
         }
         found = reranked(lists.cosines[query], lists.places[query], columns, evidence, record)
-        relevant.append(lists.relevant[query][found.order])
-    return ndcg(np.array(relevant), lists.answers[which])
+        orders.append(found.order)
+    return np.array(orders, np.int64).reshape(-1, lists.places.shape[1])
 
 
 def _inactive(queries: RerankQueries, columns: Columns) -> RerankRecord:

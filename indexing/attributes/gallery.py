@@ -81,21 +81,24 @@ def make_gallery(
     vectors: VectorRows,
     columns: Columns,
     trained_on: TrainedOn,
+    part: tuple[float, float] = (0.0, 1.0),
 ) -> Gallery:
     """Up to MAX_HELD_OUT of the held-out products that have a picture.
 
     Args:
         titles, ids: Of each product.
         images: Of whose rows `vectors`, float32 [n, dim], are.
+        part: From where to where, in shares of the held-out titles.
 
     Raises:
         NoQueriesError: There are fewer than MIN_HELD_OUT.
     """
     mains = main_pictures(images.product, images.main, len(titles))
+    start, end = (share * trained_on.held_out for share in part)
     held_out = [
         row
         for row, (title, name) in enumerate(zip(titles, ids, strict=True))
-        if mains[row] >= 0 and position(title or name, trained_on.seed) < trained_on.held_out
+        if mains[row] >= 0 and start <= position(title or name, trained_on.seed) < end
     ]
     if len(held_out) < MIN_HELD_OUT:
         raise NoQueriesError(

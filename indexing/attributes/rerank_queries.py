@@ -6,7 +6,9 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +53,8 @@ class RerankQueries:
         clusters: int64 [q], the title of the product that each was made from.
         relevant: For each, int64 [m >= 1], the places in the gallery of what answers it.
         evidence: For each what it says of attributes, as a search would find it.
+        wanted: For each the classes that answers should have, by attribute: those it was made
+            of, or those of its product.
     """
 
     how: str
@@ -58,9 +62,25 @@ class RerankQueries:
     clusters: Ints
     relevant: list[Ints]
     evidence: list[dict[str, Evidence]]
+    wanted: list[dict[str, int]]
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+
+class Asked(NamedTuple):
+    """A query that is to be made.
+
+    Attributes:
+        text: "" for a picture alone.
+        place: In the gallery, of the product that it is made from.
+        relevant, wanted: As in `RerankQueries`.
+    """
+
+    text: str
+    place: int
+    relevant: Ints
+    wanted: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -78,44 +98,47 @@ class Maker:
         """Half titles, answered by the products of that title, and half short queries such as
         "red kurtas", answered by those whose merchants say so. Raises NoQueriesError."""
         half = MAX_QUERIES // 2
-        asked = [*self._titles()][:half]
-        asked += [*self._values()][:half]
-        texts = [text for text, _, _ in asked]
-        places = [place for _, place, _ in asked]
-        self._check(places)
+        asked = [*islice(self._titles(), half), *islice(self._values(), half)]
+        return self._texts("titles and values", asked)
+
+    def titles(self) -> RerankQueries:
+        """Titles alone. Raises NoQueriesError."""
+        return self._texts("titles", [*islice(self._titles(), MAX_QUERIES)])
+
+    def values(self) -> RerankQueries:
+        """Short queries alone. Raises NoQueriesError."""
+        return self._texts("values", [*islice(self._values(), MAX_QUERIES)])
+
+    def _texts(self, how: str, asked: Sequence[Asked]) -> RerankQueries:
+        texts = [one.text for one in asked]
+        self._check([one.place for one in asked])
         vectors = embedded(lambda: self.encoder.embed_texts(texts))
-        evidence = self._evidence(None, texts, "text")
-        relevant = [found for _, _, found in asked]
-        return self._queries("titles and values", vectors, places, relevant, evidence)
+        return self._queries(how, vectors, asked, self._evidence(None, texts, "text"))
 
     def image_text(self) -> RerankQueries:
         """A product's picture with another value of one of its attributes ("like this but red"),
         answered by products whose merchants give that value and otherwise the same as for the
         product. Raises NoQueriesError."""
-        chosen = [*self._changed()][:MAX_QUERIES]
-        self._check([place for _, place, _ in chosen])
-        words = sorted({text for text, _, _ in chosen})
+        chosen = [*islice(self._changed(), MAX_QUERIES)]
+        self._check([one.place for one in chosen])
+        words = sorted({one.text for one in chosen})
         of_words = dict(zip(words, embedded(lambda: self.encoder.embed_texts(words)), strict=True))
         asked, vectors, evidence = [], [], []
         self.progress(0, len(chosen))
         for start in range(0, len(chosen), BATCH_SIZE):
             part, pictures = [], []
             for one in chosen[start : start + BATCH_SIZE]:
-                picture = self._picture(one[1])
-                own = self._main_vector(one[1]).astype(np.float64) + of_words[one[0]]
+                picture = self._picture(one.place)
+                own = self._main_vector(one.place).astype(np.float64) + of_words[one.text]
                 if picture is not None and np.linalg.norm(own) > 1e-6:
                     part.append(one)
                     pictures.append(picture)
                     vectors.append((own / np.linalg.norm(own)).astype(np.float32))
-            evidence += self._evidence(pictures, [text for text, _, _ in part], "image+text")
+            evidence += self._evidence(pictures, [one.text for one in part], "image+text")
             asked += part
             self.progress(min(start + BATCH_SIZE, len(chosen)), len(chosen))
-        places = [place for _, place, _ in asked]
-        self._check(places)
-        relevant = [found for _, _, found in asked]
-        return self._queries(
-            "pictures with another value", np.array(vectors), places, relevant, evidence
-        )
+        self._check([one.place for one in asked])
+        return self._queries("pictures with another value", np.array(vectors), asked, evidence)
 
     def image(self) -> RerankQueries:
         """Phone photos made from main pictures, answered by the products of the same title.
@@ -137,19 +160,19 @@ class Maker:
                 places += [place_of[row] for row, _ in part]
             self.progress(min(start + BATCH_SIZE, len(wanted)), len(wanted))
         self._check(places)
-        relevant = [self._of_title(place) for place in places]
-        return self._queries("phone photos", np.array(vectors), places, relevant, evidence)
+        asked = [self._of_title("", place) for place in places]
+        return self._queries("phone photos", np.array(vectors), asked, evidence)
 
-    def _titles(self) -> Iterator[tuple[str, int, Ints]]:
-        """Titles, each once, with a product's place and what answers them."""
+    def _titles(self) -> Iterator[Asked]:
+        """Titles, each once."""
         first: dict[int, int] = {}
         for place, title in enumerate(self.gallery.titles):
             if can_be_asked(title):
                 first.setdefault(int(self.gallery.same[place]), place)
         for place in shuffled(first.values()):
-            yield self.gallery.titles[place], place, self._of_title(place)
+            yield self._of_title(self.gallery.titles[place], place)
 
-    def _values(self) -> Iterator[tuple[str, int, Ints]]:
+    def _values(self) -> Iterator[Asked]:
         """One or two values of products, as a text; each text once."""
         rng, seen = random.Random(_SEED), set()
         for place in shuffled(range(len(self.gallery))):
@@ -161,9 +184,9 @@ class Maker:
             text = " ".join(self._written(name, value) for name, value in wanted.items())
             if text not in seen:
                 seen.add(text)
-                yield text, place, self.gallery.with_values(wanted)
+                yield Asked(text, place, self.gallery.with_values(wanted), wanted)
 
-    def _changed(self) -> Iterator[tuple[str, int, Ints]]:
+    def _changed(self) -> Iterator[Asked]:
         """Values that products have not, where others have them and are otherwise the same."""
         rng = random.Random(_SEED)
         for place in shuffled(range(len(self.gallery))):
@@ -176,8 +199,9 @@ class Maker:
             options = set(others.tolist()) - {ABSTAINED, known[name]}
             if options:
                 value = rng.choice(sorted(options))
-                relevant = self.gallery.with_values({**rest, name: value})
-                yield self._written(name, value), place, relevant
+                wanted = {**rest, name: value}
+                relevant = self.gallery.with_values(wanted)
+                yield Asked(self._written(name, value), place, relevant, wanted)
 
     def _known(self, place: int) -> dict[str, int]:
         """What the merchant says of a product."""
@@ -187,8 +211,10 @@ class Maker:
     def _written(self, name: str, value: int) -> str:
         return self.gallery.columns[name].attribute.values[value].lower()
 
-    def _of_title(self, place: int) -> Ints:
-        return np.flatnonzero(self.gallery.same == self.gallery.same[place])
+    def _of_title(self, text: str, place: int) -> Asked:
+        """A query for the products that have the title of this one."""
+        relevant = np.flatnonzero(self.gallery.same == self.gallery.same[place])
+        return Asked(text, place, relevant, self._known(place))
 
     def _main_vector(self, place: int) -> Floats:
         """The vector of a product's main picture."""
@@ -231,10 +257,16 @@ class Maker:
         return found
 
     def _queries(
-        self, how: str, vectors: Floats, places: list[int], relevant: list[Ints],
-        evidence: list[dict[str, Evidence]],
-    ) -> RerankQueries:  # fmt: skip
-        return RerankQueries(how, vectors, self.gallery.same[places], relevant, evidence)
+        self, how: str, vectors: Floats, asked: Sequence[Asked], evidence: list[dict[str, Evidence]]
+    ) -> RerankQueries:
+        return RerankQueries(
+            how,
+            vectors,
+            self.gallery.same[[one.place for one in asked]],
+            [one.relevant for one in asked],
+            evidence,
+            [one.wanted for one in asked],
+        )
 
     def _check(self, places: Sequence[int]) -> None:
         different = len(np.unique(self.gallery.same[places])) if places else 0

@@ -68,7 +68,9 @@ def planted(seed: int = 0, queries: int = 300, products: int = 400) -> Any:
     cosines[np.arange(queries), wanted] += 0.12
     evidence = [{"color": told(COLOR, [COLORS[colors[own]]], "named")} for own in wanted]
     relevant = [np.array([own]) for own in wanted]
-    made = RerankQueries("planted", np.zeros((queries, 2), np.float32), wanted, relevant, evidence)
+    nothing = [{} for _ in range(queries)]
+    blank = np.zeros((queries, 2), np.float32)
+    made = RerankQueries("planted", blank, wanted, relevant, evidence, nothing)
     return made, first_candidates(cosines.astype(np.float32), relevant), colors
 
 

@@ -123,5 +123,7 @@ export function drawChips(place, query, change) {
   }
 }
 
-const priceWords = ({ min, max }) =>
-  (min === null ? `up to ${max}` : max === null ? `from ${min}` : `${min} – ${max}`);
+function priceWords({ min, max }) {
+  if (min === null) return `Price: up to ${count(max)}`;
+  return max === null ? `Price: from ${count(min)}` : `Price: ${count(min)} – ${count(max)}`;
+}

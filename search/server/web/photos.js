@@ -21,7 +21,13 @@ export async function openPhoto(file) {
   const small = await dataURL(await drawn(bitmap, KEEP_SIDE));
   const { width, height } = bitmap;
   bitmap.close();
-  return keep({ id: crypto.getRandomValues(new Uint32Array(2)).join("-"), blob, width, height, small });
+  return keep({
+    id: crypto.getRandomValues(new Uint32Array(2)).join("-"),
+    blob,
+    width,
+    height,
+    small,
+  });
 }
 
 /** The picture of a history entry, or null. After a reload it is the small copy. */
@@ -52,7 +58,9 @@ async function drawn(bitmap, side) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => { canvas.toBlob(resolve, "image/jpeg", 0.9); });
+  return new Promise((resolve) => {
+    canvas.toBlob(resolve, "image/jpeg", 0.9);
+  });
 }
 
 function dataURL(blob) {
@@ -87,7 +95,10 @@ export function listenForPhotos({ file, photo, dropping }, take, refuse) {
   });
   let depth = 0; // enter and leave also come for every element below
   const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const rest = () => { depth = 0; dropping.hidden = true; };
+  const rest = () => {
+    depth = 0;
+    dropping.hidden = true;
+  };
   document.addEventListener("dragenter", (event) => {
     if (!carriesFiles(event)) return;
     depth += 1;

@@ -110,7 +110,11 @@ class Shop:
             "index": index,
             "version": 1,
             "took_ms": {"total": 12.0, "model": 9.0},
-            "match_probability": None if self.good_match is None else 0.9 if self.good_match else 0.08,
+            "match_probability": None
+            if self.good_match is None
+            else 0.9
+            if self.good_match
+            else 0.08,
             "good_match": self.good_match,
             "hits": [
                 self._hit(index, rank, score, product)
@@ -192,7 +196,9 @@ class Shop:
             if product.id != like and fits(product, body.get("where"))
         ]
         scored.sort(key=lambda pair: -pair[0])
-        return sorted(scored, key=lambda pair: any(pair[1].fields[n] != v for n, v in wishes.items()))
+        return sorted(
+            scored, key=lambda pair: any(pair[1].fields[n] != v for n, v in wishes.items())
+        )
 
     def _facet(self, name: str, products: list[Product]) -> list[dict[str, Any]]:
         if name not in self.attributes:
@@ -254,7 +260,9 @@ def fits(product: Product, where: str | None) -> bool:
         if name != "price" or sign not in ("<", "<=", ">", ">="):
             raise Refusal(400, "bad_where", f"where: unknown field {name!r}; the fields are price")
         value, limit = product.price, float(number)
-        if not {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[sign]:
+        if not {"<": value < limit, "<=": value <= limit, ">": value > limit, ">=": value >= limit}[
+            sign
+        ]:
             return False
     return True
 

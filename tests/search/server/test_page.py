@@ -589,7 +589,9 @@ def test_titles_are_text_and_never_markup(opened: Open, shop: Shop) -> None:
     from dataclasses import replace
 
     evil = "<img src=x onerror=alert(1)><b>bold</b>"
-    shop.products = [replace(shop.products[0], title=evil, fields={**shop.products[0].fields, "color": evil})]
+    shop.products = [
+        replace(shop.products[0], title=evil, fields={**shop.products[0].fields, "color": evil})
+    ]
     page = opened(f"/?text={evil}")
     expect(cards(page).first.get_by_role("heading")).to_have_text(evil)
     expect(page.locator("#found b")).to_have_count(0)
@@ -617,8 +619,9 @@ def test_the_token_is_asked_for_once(opened: Open, shop: Shop) -> None:
     dialog.get_by_label("Token").fill("wrong")
     dialog.get_by_role("button").click()
     expect(dialog).to_contain_text("This is not the token")
-    page.keyboard.press("Escape")
-    expect(dialog).to_be_visible()
+    for _ in range(3):
+        page.keyboard.press("Escape")
+        expect(dialog).to_be_visible()
     dialog.get_by_label("Token").fill(shop.token)
     dialog.get_by_role("button").click()
     settled(page)
@@ -666,7 +669,9 @@ def test_the_keys_reach_everything(page: Page) -> None:
     assert {"value", "pill over", "open", "quiet"} <= reached
 
 
-@pytest.mark.parametrize("settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"]
+)
 def test_axe_finds_no_serious_fault(opened: Open, shop: Shop, settings: dict[str, Any]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     faults = []

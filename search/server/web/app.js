@@ -1,8 +1,9 @@
 // The page: from what is asked (the URL, a picture) to what is shown.
 
 import * as api from "./api.js";
+import { drawChips } from "./chips.js";
 import { announce, closable, el, find, toast } from "./dom.js";
-import { drawChips, drawFilters } from "./filters.js";
+import { drawFilters } from "./filters.js";
 import { drawIdeas } from "./ideas.js";
 import { askForToken, listenForToken } from "./login.js";
 import { listenForPhotos, openPhoto, recallPhoto, remembered } from "./photos.js";
@@ -19,8 +20,10 @@ import {
   splitMinus,
   toURL,
 } from "./query.js";
-import { card, failure, noGoodMatch, nothingFound, pictureMissing, skeletons } from "./results.js";
+import { card, skeletons } from "./results.js";
 import { answerOf, pageOf } from "./search.js";
+import { listenForSheet, tellSheet } from "./sheet.js";
+import { failure, noGoodMatch, nothingFound, pictureMissing } from "./states.js";
 import { count, score } from "./values.js";
 
 const REMEMBERED = 20; // answers, for the back button
@@ -33,8 +36,6 @@ let answer = null; // the search's, with the hits of all pages
 let shownKey = null; // the query whose answer the page shows
 let asking = null; // AbortController of the search under way
 const answers = new Map(); // by key
-
-const wide = matchMedia("(min-width: 60rem)");
 
 // From what is asked to the history
 
@@ -173,6 +174,7 @@ function showInstead(panel) {
   find("grid").replaceChildren();
   find("more").replaceChildren();
   drawFilters(find("filters"), query, indexOf(query), null, refine);
+  tellSheet(query, 0);
 }
 
 async function showStart(index, key) {
@@ -191,12 +193,7 @@ async function showStart(index, key) {
 
 function drawMore() {
   const shown = answer.hits.length;
-  const filters =
-    Object.keys(query.attributes).length +
-    (query.min !== null || query.max !== null) +
-    Boolean(query.where);
-  find("filter-count").textContent = filters ? ` (${filters})` : "";
-  find("sheet-done").textContent = `Show ${count(shown)} products`;
+  tellSheet(query, shown);
   find("more").replaceChildren(
     ...(answer.ended || !shown
       ? []
@@ -332,16 +329,6 @@ function wordsInBox() {
   return { text, minus: [...new Set([...query.minus, ...minus])] };
 }
 
-function placeFilters() {
-  if (wide.matches) {
-    find("sheet").close();
-    find("filters-side").append(find("filters"));
-  } else {
-    find("sheet-body").append(find("filters"));
-  }
-  find("filters-side").hidden = !wide.matches;
-}
-
 function listen() {
   find("search").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -357,10 +344,6 @@ function listen() {
     }
     go(words);
   });
-  find("upload").addEventListener("click", () => find("file").click());
-  find("drop").addEventListener("click", () => find("file").click());
-  find("camera").addEventListener("click", () => find("photo").click());
-  find("camera-start").addEventListener("click", () => find("photo").click());
   find("home").addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
@@ -379,11 +362,8 @@ function listen() {
       crop: query.photo ? query.crop : null,
     }),
   );
-  find("open-filters").addEventListener("click", () => find("sheet").showModal());
   find("product").addEventListener("close", leaveProduct);
-  closable(find("sheet"));
   closable(find("product"));
-  wide.addEventListener("change", placeFilters);
   addEventListener("popstate", arrive);
   addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select, dialog");
@@ -392,11 +372,7 @@ function listen() {
       find("text").select();
     }
   });
-  listenForPhotos(
-    { file: find("file"), photo: find("photo"), dropping: find("dropping") },
-    takePhoto,
-    toast,
-  );
+  listenForPhotos(takePhoto, toast);
 }
 
 async function start() {
@@ -417,7 +393,7 @@ async function start() {
 }
 
 history.scrollRestoration = "manual";
-placeFilters();
+listenForSheet();
 listen();
 listenForToken(start);
 start();

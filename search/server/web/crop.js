@@ -29,7 +29,7 @@ export function cropper({ src, width, height, alt, crop }, changed) {
   const keys = el(
     "p",
     { class: "unseen", id: "crop-keys" },
-    "Arrow keys move the rectangle, Shift and arrow keys resize it, Escape takes the whole picture.",
+    "Arrow keys move the rectangle, with Shift they resize it, Escape takes the whole picture.",
   );
   let box = crop ?? WHOLE;
   let timer = 0;

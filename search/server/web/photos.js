@@ -1,5 +1,7 @@
 // Pictures that people give: opened, made small enough to send, remembered for the back button.
 
+import { find } from "./dom.js";
+
 const SEND_BYTES = 3 << 20; // a file up to this size is sent as it is
 const SEND_SIDE = 1600; // pixels; a larger file is made this small
 const KEEP_SIDE = 512; // pixels of the copy that the browser's history holds
@@ -80,7 +82,12 @@ function blobOf(url) {
 }
 
 /** Calls `take` with every picture that is chosen, dropped or pasted. */
-export function listenForPhotos({ file, photo, dropping }, take, refuse) {
+export function listenForPhotos(take, refuse) {
+  const [file, photo, dropping] = ["file", "photo", "dropping"].map(find);
+  for (const id of ["upload", "drop"]) find(id).addEventListener("click", () => file.click());
+  for (const id of ["camera", "camera-start"]) {
+    find(id).addEventListener("click", () => photo.click());
+  }
   for (const input of [file, photo]) {
     input.addEventListener("change", () => {
       if (input.files.length) take(input.files[0]);

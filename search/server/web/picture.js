@@ -6,7 +6,7 @@ import { el, find, icon } from "./dom.js";
 
 let drawn = ""; // what the page shows
 
-/** Shows the picture that was given or that of the product; `refine` takes a change of the query. */
+/** Shows the given picture or the product's; `refine` takes a change of the query. */
 export async function drawPicture({ query, photo, index }, refine) {
   const place = find("picture");
   const source = query.photo ? photo?.id : query.like && `${index.name} ${query.like}`;

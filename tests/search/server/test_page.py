@@ -32,6 +32,7 @@ ATTRIBUTES = ["color", "category"]
 PRODUCTS = 60
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 SERIOUS = ("serious", "critical")
+expect.set_options(timeout=15_000)  # milliseconds; machines that test are busy
 
 Open = Callable[..., Page]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from indexing.attributes.columns import Known
 from search.facets import FacetCount
 
 
@@ -22,6 +23,7 @@ class Hit:
     fields: dict[str, str | float]  # what is known of the product besides its id
     match: float | None = None  # probability that the picture fits the text; None: not reranked
     duplicates: tuple[str, ...] = ()  # ids of the near-duplicates that this one stands for
+    filled: dict[str, Known] = field(default_factory=dict)  # attributes the merchant left open
 
     def to_json(self) -> dict[str, Any]:
         """What the command line prints and the server sends: all but the picture's file."""
@@ -33,6 +35,10 @@ class Hit:
             "image": self.image,
             "duplicates": list(self.duplicates),
             "fields": self.fields,
+            "filled": {
+                name: {"value": known.value, "confidence": known.confidence}
+                for name, known in self.filled.items()
+            },
         }
 
 

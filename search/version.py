@@ -141,8 +141,8 @@ class Version:
     def _known_attributes(self) -> QueryAttributes:
         if self._attributes is None:
             raise QueryError(
-                "the index has no attributes: make it with an attribute classifier (see "
-                "`shoplens index --help`), or search without them"
+                "the index has no attributes: make it with `shoplens index CATALOG --out DIR "
+                "--attributes FOLDER`, or search without them"
             )
         return self._attributes
 
@@ -156,6 +156,11 @@ class Version:
             image_path=images.path(candidate.picture),
             fields=products.fields(candidate.product),
             duplicates=tuple(products.id_of(product) for product in candidate.duplicates),
+            filled={
+                name: known
+                for name, known in self.index.known(candidate.product).items()
+                if known.source == "filled"
+            },
         )
 
 

@@ -17,6 +17,7 @@ from indexing.attributes.columns import Column
 from indexing.attributes.evidence import told
 from indexing.attributes.fit import (
     CANDIDATES,
+    MARGIN,
     first_candidates,
     fit_reranking,
     fit_weights,
@@ -70,7 +71,8 @@ def planted(seed: int = 0, queries: int = 300, products: int = 400) -> Any:
     relevant = [np.array([own]) for own in wanted]
     nothing = [{} for _ in range(queries)]
     blank = np.zeros((queries, 2), np.float32)
-    made = RerankQueries("planted", blank, wanted, relevant, evidence, nothing)
+    sorts = np.full(queries, "planted")
+    made = RerankQueries(sorts, blank, wanted, relevant, evidence, nothing)
     return made, first_candidates(cosines.astype(np.float32), relevant), colors
 
 
@@ -82,6 +84,7 @@ def test_right_attributes_pass_and_help() -> None:
     mean, low, high = found.gain
     assert 0.05 < low <= mean <= high
     assert (found.queries, found.asked) == ("planted", 300)
+    assert found.gains == {"planted": found.gain}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -93,6 +96,21 @@ def test_shuffled_attributes_do_not(seed: int) -> None:
     assert found.weights == {"color": 0.0}
     assert found.demote == "never"
     assert found.gain[1] < 0 or found.gain[0] <= 0
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_one_sort_of_query_that_loses_shuts_the_gate(wrong: bool) -> None:
+    queries, lists, colors = planted()
+    sorts = np.where(np.arange(300) % 5 == 0, "titles", "values")
+    for own, sort, wanted in zip(queries.evidence, sorts, queries.clusters, strict=True):
+        if wrong and sort == "titles":
+            own["color"] = told(COLOR, [COLORS[(colors[wanted] + 1) % 4]], "named")
+    found = fitted(replace(queries, sorts=sorts), lists, {"color": column(colors)})
+    assert found.queries == "titles and values"
+    assert found.gain[1] > 0  # all of them together gain, whatever becomes of the titles
+    assert found.gains["values"][1] > 0.05
+    assert (found.gains["titles"][1] < -MARGIN) == wrong
+    assert found.active != wrong
 
 
 def test_unsure_queries_leave_no_weight() -> None:

@@ -135,7 +135,7 @@ class Maker:
         for start in range(0, len(chosen), BATCH_SIZE):
             part, pictures = [], []
             for one in chosen[start : start + BATCH_SIZE]:
-                picture = self._picture(one.place)
+                picture = self.picture(one.place)
                 own = self._main_vector(one.place).astype(np.float64) + of_words[one.text]
                 if picture is not None and np.linalg.norm(own) > 1e-6:
                     part.append(one)
@@ -230,7 +230,8 @@ class Maker:
         vector: Floats = self.gallery.vectors[self.gallery.starts[place] + within]
         return vector
 
-    def _picture(self, place: int) -> Image | None:
+    def picture(self, place: int) -> Image | None:
+        """The main picture of a product, for the classifier; None where it cannot be had."""
         path = self.images.path(int(self.gallery.mains[place]))
         if path is None:
             return None

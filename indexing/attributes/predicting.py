@@ -176,6 +176,8 @@ def _predict(
     be read, the key under which what their title says is found."""
     reads = list({read.key: read for read in reads}.values())
     failed: dict[bytes, bytes] = {}
+    if progress is not None:
+        progress(0, len(reads))
     with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
         for first in range(0, len(reads), _SHARD):
             keys: list[bytes] = []

@@ -94,6 +94,7 @@ class StageRun:
         patches: Path,
         on_pictures: Callable[[str], Progress | None],
     ) -> None:
+        network.to(encoder.device)
         self._encoder, self._network, self._stage, self._config = encoder, network, stage, config
         self._train, self._validation = sides
         self._weights = [weight.to(encoder.device) for weight in weights]

@@ -225,7 +225,7 @@ def _measured(
 
 
 def _lists(queries: RerankQueries, gallery: Gallery) -> Lists:
-    return first_candidates(gallery.cosines(queries.vectors), queries.relevant)
+    return first_candidates(gallery.cosines(queries.vectors, queries.hidden), queries.relevant)
 
 
 def _given(column: Column, given: Ints) -> Column:

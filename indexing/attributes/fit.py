@@ -106,7 +106,7 @@ def fit_reranking(
         except NoQueriesError as error:
             skipped[mode] = str(error)
             continue
-        lists = first_candidates(gallery.cosines(queries.vectors), queries.relevant)
+        lists = first_candidates(gallery.cosines(queries.vectors, queries.hidden), queries.relevant)
         records[mode] = fitted(queries, lists, gallery.columns)
     return records, skipped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,9 @@ class RerankQueries:
         sorts: str [q], how each was made.
         vectors: float32 [q, dim], unit.
         clusters: int64 [q], the title of the product that each was made from.
+        hidden: int64 [q], the place in the gallery of the product whose own picture is asked
+            with, where that is no answer: it would be the first, as the query holds it whole.
+            -1 for none.
         relevant: For each, int64 [m >= 1], the places in the gallery of what answers it.
         evidence: For each what it says of attributes, as a search would find it.
         wanted: For each the classes that answers should have, by attribute: those it was made
@@ -60,6 +63,7 @@ class RerankQueries:
     sorts: NDArray[np.str_]
     vectors: Floats
     clusters: Ints
+    hidden: Ints
     relevant: list[Ints]
     evidence: list[dict[str, Evidence]]
     wanted: list[dict[str, int]]
@@ -125,7 +129,7 @@ class Maker:
     def image_text(self) -> RerankQueries:
         """A product's picture with another value of one of its attributes ("like this but red"),
         answered by products whose merchants give that value and otherwise the same as for the
-        product. Raises NoQueriesError."""
+        product, which is hidden itself. Raises NoQueriesError."""
         chosen = [*islice(self._changed(), MAX_QUERIES)]
         self._check([one.place for one in chosen])
         words = sorted({one.text for one in chosen})
@@ -145,7 +149,8 @@ class Maker:
             asked += part
             self.progress(min(start + BATCH_SIZE, len(chosen)), len(chosen))
         self._check([one.place for one in asked])
-        return self._queries(np.array(vectors), asked, evidence)
+        found = self._queries(np.array(vectors), asked, evidence)
+        return replace(found, hidden=np.array([one.place for one in asked]))
 
     def image(self) -> RerankQueries:
         """Phone photos made from main pictures, answered by the products of the same title.
@@ -271,6 +276,7 @@ class Maker:
             np.array([one.sort for one in asked]),
             vectors,
             self.gallery.same[[one.place for one in asked]],
+            np.full(len(asked), -1, np.int64),
             [one.relevant for one in asked],
             evidence,
             [one.wanted for one in asked],

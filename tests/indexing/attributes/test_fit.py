@@ -72,7 +72,8 @@ def planted(seed: int = 0, queries: int = 300, products: int = 400) -> Any:
     nothing = [{} for _ in range(queries)]
     blank = np.zeros((queries, 2), np.float32)
     sorts = np.full(queries, "planted")
-    made = RerankQueries(sorts, blank, wanted, relevant, evidence, nothing)
+    none = np.full(queries, -1)
+    made = RerankQueries(sorts, blank, wanted, none, relevant, evidence, nothing)
     return made, first_candidates(cosines.astype(np.float32), relevant), colors
 
 
@@ -355,7 +356,10 @@ def test_what_answers_a_query_against_plain_loops(tmp_path: Path, tiny_encoder: 
         # Its vector lies between the picture's and the word's.
         word = tiny_encoder.embed_texts([value])[0]
         sums = [own["vectors"][source].astype(float) + word for source in of_title]
-        assert any(np.allclose(s / np.linalg.norm(s), changed.vectors[query]) for s in sums)
+        right = [np.allclose(s / np.linalg.norm(s), changed.vectors[query]) for s in sums]
+        assert of_title[right].tolist() == [changed.hidden[query]]
+        assert changed.hidden[query] not in relevant
+    assert (text.hidden == -1).all()
     assert both > 100
 
 
@@ -389,7 +393,10 @@ def test_a_gallery_knows_no_given_value(tmp_path: Path, tiny_encoder: Any) -> No
     assert blind.of(np.arange(3)).tolist() == blind.predicted(np.arange(3)).tolist()
     some = own["vectors"][:5]
     expected = some @ own["vectors"][gallery.rows].T
-    assert np.allclose(gallery.cosines(some), expected, atol=1e-6)
+    assert np.allclose(gallery.cosines(some, np.full(5, -1)), expected, atol=1e-6)
+    expected[1, 7], expected[4, 0] = -1, -1
+    hidden = np.array([-1, 7, -1, -1, 0])
+    assert np.allclose(gallery.cosines(some, hidden), expected, atol=1e-6)
     with pytest.raises(NoQueriesError, match="at least 200"):
         make_gallery(
             own["titles"], own["ids"], own["images"], own["vectors"], own["columns"],

@@ -1,7 +1,7 @@
 """Opening an index: what is in a folder, checked and put together.
 
     DIR/manifest.json       names the segments that hold; replacing it is the commit
-    DIR/s000001/ …          segments: products, pictures, vectors, FAISS index, rejects
+    DIR/s000001/ …          segments: products, pictures, vectors, FAISS index, attributes, rejects
     DIR/versions/000001.json …  the manifests before, to go back to
     DIR/.staging/           work of an unfinished command, removed when it is committed
     DIR/.shoplens.lock      held by the one process that writes

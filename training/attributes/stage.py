@@ -35,7 +35,7 @@ class Side:
     examples: Examples
     ids: Tensor  # int64 [n, context_length], of the titles
     stripped: Tensor  # the same of the titles without attribute words
-    empty: tuple[Tensor, Tensor]  # bool [n], whether there is a title, whole or stripped
+    empty: tuple[Tensor, Tensor]  # bool [n], whether a title is blank, whole and stripped
 
     @classmethod
     def of(cls, examples: Examples, encoder: ClipEncoder) -> Side:

@@ -160,7 +160,7 @@ def measure(
     )
     intervals = [summary.micro for summary in summed]
     names = [*ORDERS, *(f"heat better than {order}" for order in ORDERS[1:])]
-    return [(name, *intervals[2 * row : 2 * row + 2]) for row, name in enumerate(names)]
+    return list(zip(names, intervals[::2], intervals[1::2], strict=True))
 
 
 def run(

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,12 +136,11 @@ def _multihead(given: dict[str, Any], output: Tensor) -> Attention:
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """[n, 1, heads * d] to [heads, n, d]."""
-    return x.detach()[:, 0].unflatten(-1, (heads, -1)).transpose(0, 1)
+    return x.detach()[:, 0].view(len(x), heads, -1).transpose(0, 1)
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     raw = query.detach() @ key.detach().mT * (scale or 1 / math.sqrt(query.shape[-1]))
     if mask is not None:
-        hidden = cast("Tensor", mask).detach()
-        raw = raw.masked_fill(~hidden, -math.inf) if hidden.dtype == torch.bool else raw + hidden
+        raw = raw.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else raw + mask.detach()
     return raw.flatten(0, -3).softmax(-1)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from indexing.explaining import Explanation, WordMap
@@ -42,6 +43,16 @@ def _sheet(first: SheetCell, picture: Image.Image, words: Sequence[WordMap]) -> 
     return cell_grid([first, *cells], _COLUMNS)
 
 
+def heat_colours(
+    heat: NDArray[np.float32], size: tuple[int, int]
+) -> tuple[Image.Image, Image.Image]:
+    """A map, float32 [h, w] from 0 to 1, at this width and height: in colours from cold to hot,
+    RGB, and as levels, L."""
+    spread = Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC)
+    levels = Image.fromarray(np.rint(np.asarray(spread).clip(0, 1) * 255).astype(np.uint8))
+    return ImageOps.colorize(levels, _COLD, _HOT, _WARM), levels
+
+
 def remark(word: WordMap) -> str:
     """What there is to say of a word: its entropy, and what becomes of it."""
     if not word.read:
@@ -55,8 +66,5 @@ def _overlay(picture: Image.Image, word: WordMap) -> Image.Image:
     shown.thumbnail((2 * TILE, 2 * TILE))
     highest = float(word.map.max())
     if highest > 0:
-        heat = Image.fromarray(word.map / highest).resize(shown.size, Image.Resampling.BICUBIC)
-        levels = Image.fromarray(np.rint(np.asarray(heat).clip(0, 1) * 255).astype(np.uint8))
-        colours = ImageOps.colorize(levels, _COLD, _HOT, _WARM)
-        shown = Image.blend(shown, colours, _HEAT)
+        shown = Image.blend(shown, heat_colours(word.map / highest, shown.size)[0], _HEAT)
     return shown if word.kept else ImageOps.grayscale(shown)

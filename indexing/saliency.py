@@ -12,13 +12,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from indexing.attention_relevance import AttentionRecorder, relevance
 from indexing.errors import ModelError
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LONGEST = 512  # pixels, of a heat map's longer side
-MODE = "cosine"
 
 Grid = tuple[int, int]  # rows and columns
 Tower = Callable[[Tensor], Tensor]
@@ -66,19 +64,21 @@ def saliency(encoder: Encoder, picture: Image, query: NDArray[np.float32]) -> Sa
         ModelError: The encoder is neither CLIP nor ALBEF, or its picture tower has neither
             cells of activations nor layers of attention.
     """
-    cells_of, frame = _cells_of(encoder), picture_frame(encoder, picture.size)
-    asked = torch.from_numpy(np.array(query, np.float32)).to(encoder.device)
-    pixels = encoder.preprocess(picture)[None].to(encoder.device)
+    cells_of, device = _cells_of(encoder)
+    asked = torch.from_numpy(np.array(query, np.float32)).to(device)
+    pixels = encoder.preprocess(picture)[None].to(device)
     score, cells = cells_of(pixels, lambda embedded: _likeness(embedded, asked))
+    return Saliency(score, cells, framed(encoder, picture, cells))
+
+
+def framed(encoder: Encoder, picture: Image, cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A map (>= 0) over what the tower sees of a picture as one over the picture, the `heat` of
+    `Saliency`."""
+    highest = float(cells.max())
+    scaled = cells / np.float32(highest) if 0 < highest < math.inf else np.zeros_like(cells)
     scale = min(1.0, LONGEST / max(picture.size))
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return Saliency(score, cells, frame.heat(to_one(cells), size))
-
-
-def to_one(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map (>= 0) scaled to a highest value of 1; as it is where it has none above 0."""
-    highest = float(cells.max())
-    return cells / np.float32(highest) if 0 < highest < math.inf else np.zeros_like(cells)
+    return picture_frame(encoder, picture.size).heat(scaled, size)
 
 
 def grad_cam(
@@ -138,9 +138,15 @@ def attention_cells(
 
 
 def _likeness(embedding: Tensor, query: Tensor) -> Tensor:
-    if MODE == "cosine":
-        return functional.normalize(embedding.float(), dim=0) @ query
-    return embedding.float() @ query / embedding.detach().float().norm()
+    """The cosine, with the embedding's length held fixed where gradients are taken.
+
+    Then a cell has its share in the cosine. With the length's own gradient it would have what
+    it adds beyond the picture as a whole: nothing where picture and query are alike, and on
+    real pairs the maps were worse (`benchmarks.explanations`).
+    """
+    embedding = embedding.float()
+    cosine: Tensor = embedding @ query / embedding.detach().norm().clamp_min(1e-12)
+    return cosine
 
 
 def picture_frame(encoder: Encoder, size: Size) -> Frame:
@@ -163,21 +169,28 @@ def _clip(encoder: Encoder) -> ClipEncoder:
     )
 
 
-def _cells_of(encoder: Encoder) -> CellsOf:
+def _cells_of(encoder: Encoder) -> tuple[CellsOf, str]:
+    """What makes cells, and the device that it works on."""
     if isinstance(encoder, AlbefEncoder):
         grid = (encoder.config.grid, encoder.config.grid)
-        return partial(attention_cells, encoder.model.encode_image, grid)
-    encoder = _clip(encoder)
+        model = encoder.model
+        halves = (model.visual_encoder, lambda states: states[:, 0], model.vision_proj)
+        return partial(attention_cells, partial(_through, halves), grid), encoder.device
+    return _clip_cells(_clip(encoder)), _clip(encoder).device
+
+
+def _clip_cells(encoder: ClipEncoder) -> CellsOf:
     tower = encoder.model.visual
     if hasattr(tower, "layer4") and hasattr(tower, "attnpool"):  # open_clip's ModifiedResNet
         stages = (tower.stem, tower.layer1, tower.layer2, tower.layer3, tower.layer4)
         return partial(grad_cam, partial(_through, stages), tower.attnpool)
-    trunk = getattr(tower, "trunk", None)
+    trunk: Any = getattr(tower, "trunk", None)
     if trunk is None and hasattr(tower, "grid_size"):  # open_clip's VisionTransformer
-        return partial(attention_cells, encoder.model.encode_image, tuple(tower.grid_size))
+        # CoCa's gives the states of its patches besides.
+        halves = (tower, lambda found: found[0] if isinstance(found, tuple) else found)
+        return partial(attention_cells, partial(_through, halves), tuple(tower.grid_size))
     if hasattr(trunk, "num_prefix_tokens") and hasattr(trunk, "patch_embed"):  # a ViT of timm
-        grid = tuple(trunk.patch_embed.grid_size)
-        return partial(attention_cells, encoder.model.encode_image, grid)
+        return partial(attention_cells, tower, tuple(trunk.patch_embed.grid_size))
     if hasattr(trunk, "forward_features") and hasattr(trunk, "forward_head"):
         head = partial(_through, (trunk.forward_head, tower.head))
         if getattr(trunk, "output_fmt", "NCHW") == "NHWC":
@@ -193,7 +206,7 @@ def _cells_of(encoder: Encoder) -> CellsOf:
     )
 
 
-def _through(stages: Sequence[Tower], x: Tensor) -> Tensor:
+def _through(stages: Sequence[Callable[[Any], Any]], x: Any) -> Any:
     for stage in stages:
         x = stage(x)
     return x

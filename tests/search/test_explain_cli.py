@@ -13,16 +13,16 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from indexing import explaining_cli
 from indexing.errors import ImageError, ModelError, QueryError
 from indexing.explaining import Explanation, WordMap, explain
 from indexing.explaining_sheet import explanation_sheet
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.sheet import GAP, TILE
+from search import explain_cli
 
 app = typer.Typer()
-app.command()(explaining_cli.explain)
+app.command()(explain_cli.explain)
 TEXT = "red mug with lid"
 STEP = TILE + GAP
 

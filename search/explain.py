@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from indexing.cleaning import Word, clean, cleaned
 from indexing.errors import ModelError
 from indexing.explaining import Explanation, can_explain, explain
-from indexing.explaining_sheet import heat_colours
+from indexing.explaining_sheet import HOT, WARM, heat_levels
 from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import ClipEncoder
 from indexing.models.protocol import Encoder
@@ -103,7 +103,8 @@ def overlay(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
     Args:
         heat: float32 [h, w] from 0 to 1.
     """
-    colours, levels = heat_colours(heat, picture.size)
+    levels = heat_levels(heat, picture.size)
+    colours = ImageOps.colorize(levels, WARM, HOT)
     colours.putalpha(levels.point(lambda level: round(level * _STRONGEST)))
     return colours
 

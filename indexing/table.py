@@ -188,6 +188,14 @@ class Images:
         path = self._table["path"][row].as_py()
         return None if path is None else Path(path)
 
+    def role(self, row: int) -> str:
+        """`main` or `additional`."""
+        return str(self._table["role"][row])
+
+    def sha256_of(self, row: int) -> str:
+        """Of the bytes of one picture, without reading all."""
+        return str(self._table["sha256"][row])
+
     @cached_property
     def main(self) -> NDArray[np.bool_]:
         """Which pictures are their product's main one."""

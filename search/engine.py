@@ -47,8 +47,8 @@ class SearchEngine:
 
         `model` names that encoder where it now has another name than at the time of
         indexing. `load` opens encoders in place of `load_encoder`, such as one for several
-        indexes or one that batches. Raises IndexFolderError (also its kinds: corrupt, of another model)
-        and ModelError.
+        indexes or one that batches. Raises IndexFolderError (also its kinds: corrupt, of
+        another model) and ModelError.
         """
         folder = Path(folder)
         made_by = read_manifest(folder).encoder.name

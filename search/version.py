@@ -70,8 +70,9 @@ class Version:
         found = [known.attribute(name).name for name in wanted]
         return {name: facet(self.index.attributes[name], rows) for name in found}
 
-    def prices(self, rows: Ints) -> tuple[float, float] | None:
-        """The lowest and the highest price among products, int64 [m]; None where none has one."""
+    def prices(self, rows: Ints | slice) -> tuple[float, float] | None:
+        """The lowest and the highest price among products, int64 [m] or a slice of all;
+        None where none has one."""
         known = self.index.products.column("price")[rows]
         known = known[~np.isnan(known)]
         return (float(known.min()), float(known.max())) if len(known) else None

@@ -1,0 +1,139 @@
+"""Who may ask, and how much: the token, and the size and time of a request's body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from indexing.errors import ServerError
+from search.server.errors import ApiError, answer_to
+
+COOKIE = "shoplens_token"
+LEAST_TOKEN = 16  # characters
+
+# The page must be there to ask for a token; it is the same for everybody and holds no data.
+_OPEN = ("/", "/healthz", "/v1/login")
+_OPEN_BELOW = "/web/"
+
+
+def read_token(file: Path) -> str:
+    """The token in a file. Raises ServerError where it is not fit to be one, or unreadable."""
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ServerError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        token = ""
+    if len(token) < LEAST_TOKEN or not all(sign.isalnum() or sign in "-._~+/=" for sign in token):
+        raise ServerError(
+            f"{file} holds no token: write at least {LEAST_TOKEN} letters, digits or -._~+/= "
+            "into it, such as `openssl rand -hex 32` makes"
+        )
+    return token
+
+
+class Token:
+    """A token that is compared in the same time whatever is shown."""
+
+    def __init__(self, token: str) -> None:
+        self._digest = _digest(token)
+
+    def fits(self, shown: str) -> bool:
+        return hmac.compare_digest(_digest(shown), self._digest)
+
+    def shown_by(self, headers: Headers) -> bool:
+        """Whether a request shows it, as a bearer or as a cookie."""
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return self.fits(bearer.strip())
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and self.fits(cookie.value)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+
+
+class TokenAuth:
+    """Lets nobody beyond the page and the health check who does not show the token."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app = app
+        self._token = Token(token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            free = path in _OPEN or (path.startswith(_OPEN_BELOW) and ".." not in path)
+            if not free and not self._token.shown_by(Headers(scope=scope)):
+                error = ApiError(
+                    401,
+                    "unauthorized",
+                    "show the server's token: `Authorization: Bearer TOKEN`",
+                    {"WWW-Authenticate": "Bearer", "Connection": "close"},
+                )
+                await answer_to(error, scope["state"]["request_id"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses a body as soon as it is known to be too large, and one that takes too long.
+
+    Bytes are counted as they come: a length may be missing or wrong.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+        self._app = app
+        self._most = most
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > self._most:
+            await answer_to(self._too_large(), scope["state"]["request_id"])(scope, receive, send)
+            return
+        until, read, complete = time.monotonic() + self._seconds, 0, False
+
+        async def limited() -> Message:
+            nonlocal read, complete
+            if complete:  # what comes now tells that the client went away
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
+            except asyncio.TimeoutError:
+                raise ApiError(
+                    408,
+                    "timeout",
+                    f"the request took longer than {self._seconds:g} s to arrive: send it again",
+                    {"Connection": "close"},
+                ) from None
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                complete = not message.get("more_body", False)
+                if read > self._most:
+                    raise self._too_large()
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _too_large(self) -> ApiError:
+        return ApiError(
+            413,
+            "too_large",
+            f"the request is larger than {self._most:,} bytes: send a smaller picture",
+            {"Connection": "close"},
+        )

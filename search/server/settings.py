@@ -1,0 +1,34 @@
+"""What whoever starts a server decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
+
+WEB = Path(__file__).with_name("web")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits and places of one server.
+
+    Attributes:
+        token: What clients must show; None lets everybody in.
+        feedback_file: Where feedback is appended; None takes none.
+        thumbnails: Folder of small pictures that were made.
+        web: Folder of the page.
+        threads: Requests that are in work at once.
+        max_queue: Requests that may wait for a thread; one more gets 503.
+        max_body: Bytes of a request.
+        body_seconds: Within which a request must have arrived.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    feedback_file: Path | None = None
+    thumbnails: Path = Path(gettempdir()) / "shoplens-thumbnails"
+    web: Path = WEB
+    threads: int = 16
+    max_queue: int = 64
+    max_body: int = 20_000_000
+    body_seconds: float = 30.0

@@ -1,6 +1,6 @@
 """The app: made of values that are handed in, so that a test or a shop's own server makes its own.
 
-app = create_app({"shop": SearchEngine.open("shop-index")}, Settings())
+app = create_app({"shop": SearchEngine.open("shop-index")}, Settings(Path("thumbnails")))
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         503: "As many requests as may are in work.",
     }.items()
 }
+_FORM = "application/x-www-form-urlencoded"
 _THUMBNAIL_THREADS, _THUMBNAILS_WAITING = 4, 512
 
 
@@ -116,6 +117,7 @@ class _App(FastAPI):
             for operations in schema["paths"].values():
                 for operation in operations.values():
                     operation["responses"].pop("422", None)
+                    _say_multipart(operation)
             for name in ("HTTPValidationError", "ValidationError"):
                 schema["components"]["schemas"].pop(name, None)
             schema["components"]["securitySchemes"] = {
@@ -124,6 +126,13 @@ class _App(FastAPI):
             schema["security"] = [{}, {"token": []}]
             self.openapi_schema = schema
         return self.openapi_schema
+
+
+def _say_multipart(operation: dict[str, Any]) -> None:
+    """Forms may also come as multipart, and must where there is a picture."""
+    content = operation.get("requestBody", {}).get("content", {})
+    if _FORM in content:
+        operation["requestBody"]["content"] = {"multipart/form-data": content[_FORM]} | content
 
 
 class _Files(StaticFiles):

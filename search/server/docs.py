@@ -54,7 +54,7 @@ def _fields(operation: dict[str, Any], schema: dict[str, Any]) -> Iterator[tuple
         yield (
             parameter["name"], _kind(parameter["schema"]), parameter.get("description", "")
         )  # fmt: skip
-    for content in operation.get("requestBody", {}).get("content", {}).values():
+    for content in list(operation.get("requestBody", {}).get("content", {}).values())[:1]:
         body = content["schema"]
         if "$ref" in body:
             body = schema["components"]["schemas"][body["$ref"].rpartition("/")[2]]

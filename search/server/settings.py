@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import gettempdir
 
 WEB = Path(__file__).with_name("web")
 
@@ -14,9 +13,9 @@ class Settings:
     """Limits and places of one server.
 
     Attributes:
+        thumbnails: Folder of small pictures that were made.
         token: What clients must show; None lets everybody in.
         feedback_file: Where feedback is appended; None takes none.
-        thumbnails: Folder of small pictures that were made.
         web: Folder of the page.
         threads: Requests that are in work at once.
         max_queue: Requests that may wait for a thread; one more gets 503.
@@ -24,9 +23,9 @@ class Settings:
         body_seconds: Within which a request must have arrived.
     """
 
+    thumbnails: Path
     token: str | None = field(default=None, repr=False)
     feedback_file: Path | None = None
-    thumbnails: Path = Path(gettempdir()) / "shoplens-thumbnails"
     web: Path = WEB
     threads: int = 16
     max_queue: int = 64

@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from search.engine import SearchEngine
+from search.server.body import BodyLimit
 from search.server.context import RequestContext
 from search.server.errors import add_handlers
 from search.server.feedback import FeedbackFile
@@ -24,7 +25,7 @@ from search.server.metrics import Metrics
 from search.server.pool import BoundedPool
 from search.server.routes import feedback, products, search, service
 from search.server.schemas import ErrorAnswer
-from search.server.security import BodyLimit, TokenAuth
+from search.server.security import TokenAuth
 from search.server.served import Services
 from search.server.settings import Settings
 from search.server.thumbnails import Thumbnails
@@ -80,10 +81,12 @@ def create_app(
         services.searches.close()
         services.pictures.close()
 
-    middleware = [Middleware(RequestContext, metrics=metrics)]
+    middleware = [
+        Middleware(RequestContext, metrics=metrics),
+        Middleware(BodyLimit, most=settings.max_body, seconds=settings.body_seconds),
+    ]
     if settings.token is not None:
         middleware.append(Middleware(TokenAuth, token=settings.token))
-    middleware.append(Middleware(BodyLimit, most=settings.max_body, seconds=settings.body_seconds))
     app = _App(
         title="shoplens",
         version="1",

@@ -1,16 +1,14 @@
-"""Who may ask, and how much: the token, and the size and time of a request's body."""
+"""Who may ask: the token, in a header or in a cookie."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
-import time
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from indexing.errors import ServerError
 from search.server.errors import ApiError, answer_to
@@ -80,60 +78,8 @@ class TokenAuth:
                     401,
                     "unauthorized",
                     "show the server's token: `Authorization: Bearer TOKEN`",
-                    {"WWW-Authenticate": "Bearer", "Connection": "close"},
+                    {"WWW-Authenticate": "Bearer"},
                 )
                 await answer_to(error, scope["state"]["request_id"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
-
-
-class BodyLimit:
-    """Refuses a body as soon as it is known to be too large, and one that takes too long.
-
-    Bytes are counted as they come: a length may be missing or wrong.
-    """
-
-    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
-        self._app = app
-        self._most = most
-        self._seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        length = Headers(scope=scope).get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > self._most:
-            await answer_to(self._too_large(), scope["state"]["request_id"])(scope, receive, send)
-            return
-        until, read, complete = time.monotonic() + self._seconds, 0, False
-
-        async def limited() -> Message:
-            nonlocal read, complete
-            if complete:  # what comes now tells that the client went away
-                return await receive()
-            try:
-                message = await asyncio.wait_for(receive(), max(0.0, until - time.monotonic()))
-            except asyncio.TimeoutError:
-                raise ApiError(
-                    408,
-                    "timeout",
-                    f"the request took longer than {self._seconds:g} s to arrive: send it again",
-                    {"Connection": "close"},
-                ) from None
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                complete = not message.get("more_body", False)
-                if read > self._most:
-                    raise self._too_large()
-            return message
-
-        await self._app(scope, limited, send)
-
-    def _too_large(self) -> ApiError:
-        return ApiError(
-            413,
-            "too_large",
-            f"the request is larger than {self._most:,} bytes: send a smaller picture",
-            {"Connection": "close"},
-        )

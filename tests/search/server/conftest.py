@@ -28,7 +28,7 @@ g,Green sock,,,,lime.png,
 y,Yellow sock,7,,,yellow.png,
 """
 COLOURS = ("red", "blue", "magenta", "lime", "yellow")
-TOKEN = "0123456789abcdef-secret"  # noqa: S105
+TOKEN = "0123456789abcdef-secret"
 
 Serve = Callable[..., TestClient]
 

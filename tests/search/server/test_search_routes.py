@@ -86,9 +86,10 @@ def test_pages_follow_each_other(client: TestClient) -> None:
     assert [hit["rank"] for hit in whole] == [1, 2, 3, 4]
     assert pages[2] == []
     similar = "/v1/indexes/shop/similar"
-    assert ids(client.get(similar, params={"id": "b", "k": 2, "offset": 1})) == ids(
-        client.get(similar, params={"id": "b"})
-    )[1:3]
+    assert (
+        ids(client.get(similar, params={"id": "b", "k": 2, "offset": 1}))
+        == ids(client.get(similar, params={"id": "b"}))[1:3]
+    )
 
 
 def test_like_is_the_products_picture_without_the_product(client: TestClient) -> None:
@@ -161,7 +162,9 @@ def test_options_reach_the_engine(
 ) -> None:
     asked: dict[str, Any] = {}
     search = shop.engine.search
-    monkeypatch.setattr(shop.engine, "search", lambda **given: asked.update(given) or search(**given))
+    monkeypatch.setattr(
+        shop.engine, "search", lambda **given: asked.update(given) or search(**given)
+    )
     form = {"text": "red", "diversity": "0.5", "fuse": "top2", "collapse": "true", "rerank": "0"}
     assert client.post(SEARCH, data=form).status_code == 200
     assert {name: asked[name] for name in ("diversity", "fuse", "collapse", "rerank")} == {

@@ -27,7 +27,9 @@ COPY training training
 COPY benchmarks benchmarks
 RUN pip install --no-cache-dir ".[$EXTRAS]"
 
-RUN useradd --create-home --uid 10001 shoplens
+# Volumes that are mounted here take their owner from these folders.
+RUN useradd --create-home --uid 10001 shoplens \
+    && install -d -o shoplens -g shoplens /feedback /home/shoplens/.cache
 USER shoplens
 WORKDIR /home/shoplens
 ENV PYTHONUNBUFFERED=1

@@ -54,7 +54,7 @@ class OpenIndex:
     index: VectorIndex
     # Of the products, by name; none where nothing filled them in.
     attributes: dict[str, Column] = field(default_factory=dict)
-    # What each product's attributes were read from, places in MODES: int8 [products].
+    # What each product's attributes were read from, see attributes/storing.py: int8 [products].
     modes: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
 
     def known(self, product: int) -> dict[str, Known]:

@@ -52,6 +52,8 @@ class Answers(list[Hit]):
             that are said to have a match have one; None where there is no such threshold.
         facets: For each attribute that was asked for, how often its values are among the first
             products, see `SearchEngine.search`.
+        prices: The lowest and the highest price among these; None where it was not asked for or
+            none has a price.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Answers(list[Hit]):
         match_probability: float | None = None,
         good_match: bool | None = None,
         facets: dict[str, list[FacetCount]] | None = None,
+        prices: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(hits)
         self.match_probability = match_probability
         self.good_match = good_match
         self.facets = facets or {}
+        self.prices = prices

@@ -70,6 +70,20 @@ class Version:
         found = [known.attribute(name).name for name in wanted]
         return {name: facet(self.index.attributes[name], rows) for name in found}
 
+    def prices(self, rows: Ints | slice) -> tuple[float, float] | None:
+        """The lowest and the highest price among products, int64 [m] or a slice of all;
+        None where none has one."""
+        known = self.index.products.column("price")[rows]
+        known = known[~np.isnan(known)]
+        return (float(known.min()), float(known.max())) if len(known) else None
+
+    def pictures(self, product: int) -> list[int]:
+        """The rows of a product's pictures: the main one, then the others as the catalog has
+        them."""
+        rows, _ = self._ranker.pictures_of(np.array([product]))
+        main = self.index.images.main[rows]
+        return [*rows[main].tolist(), *rows[~main].tolist()]
+
     def first(self, near: Neighbours, products: int, fuse: Fuse, collapse: bool) -> Ints:
         """The first products by cosine, int64 [m]."""
         found = self._ranker.ranked(near, products, fuse=fuse, collapse=collapse)

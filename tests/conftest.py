@@ -86,7 +86,7 @@ class TinyClassifier:
         known = {value.casefold(): value for value in values}
         if not raw.strip():
             return None
-        return known.get(raw.strip().casefold(), OTHER if OTHER in values else None)
+        return None if raw == "?" else known.get(raw.strip().casefold(), OTHER)
 
     def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
         return {a.name: [(value, value) for value in a.values] for a in self.attributes}

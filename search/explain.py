@@ -19,7 +19,7 @@ from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import ClipEncoder
 from indexing.models.protocol import Encoder
 from indexing.saliency import framed, saliency
-from search.query import query_vector, unit_sum
+from search.query import MINUS_WEIGHT, query_vector, unit_sum
 
 MAX_WEIGHED = 64  # words; each takes a pass of its text through the text tower
 _STRONGEST = 0.7  # how far the hottest colour covers the picture
@@ -64,6 +64,7 @@ def explain_match(
     query_picture: Image.Image | None,
     text: str | None,
     product_picture: Image.Image,
+    minus: Sequence[str] = (),
 ) -> MatchExplanation:
     """The regions of a product's picture, and the words of the text, that made it match a query.
 
@@ -72,24 +73,25 @@ def explain_match(
 
     Args:
         query_picture, product_picture: RGB.
+        minus: Unwanted texts; they lower the regions that speak for them.
 
     Raises:
         ModelError: The encoder is neither CLIP nor ALBEF, or of a kind without such regions.
         QueryError: Neither picture nor text, or a text that is blank or overlong.
     """
-    found = saliency(encoder, product_picture, query_vector(encoder, query_picture, text))
+    found = saliency(encoder, product_picture, query_vector(encoder, query_picture, text, minus))
     if text is None:
         return MatchExplanation(found.score, found.heat, [])
     maps = None
     if isinstance(encoder, AlbefEncoder) and can_explain(encoder):
         maps = explain(encoder, product_picture, text)
     heat = found.heat
-    if maps is not None and query_picture is None:
+    if maps is not None and query_picture is None and not minus:
         cells = np.stack([word.map for word in maps.words]).sum(0, dtype=np.float32)
         heat = framed(encoder, product_picture, cells)
     words = _words(encoder, text, maps)
     plain = [word for word, _ in words]
-    weights = _weights(encoder, query_picture, text, plain, product_picture)
+    weights = _weights(encoder, query_picture, text, plain, product_picture, minus)
     explained = [
         MatchWord(word.text, kept, weight)
         for (word, kept), weight in zip(words, weights, strict=True)
@@ -131,6 +133,7 @@ def _weights(
     text: str,
     words: Sequence[Word],
     product_picture: Image.Image,
+    minus: Sequence[str],
 ) -> list[float | None]:
     """What the cosine loses with each word."""
     number = min(len(words), MAX_WEIGHED)
@@ -139,12 +142,13 @@ def _weights(
     pictures = [product_picture] if query_picture is None else [product_picture, query_picture]
     product, *asked = encoder.embed_images(pictures)
     shorter = [_without(words, place) for place in range(number)]
-    texts = encoder.embed_texts([text, *filter(None, shorter)])
+    texts = encoder.embed_texts([*minus, text, *filter(None, shorter)])
+    unwanted = [(-MINUS_WEIGHT, vector) for vector in texts[: len(minus)]]
 
     def cosine(vectors: Sequence[Vector]) -> float:
-        return float(unit_sum([(1.0, vector) for vector in vectors]) @ product)
+        return float(unit_sum([*((1.0, vector) for vector in vectors), *unwanted]) @ product)
 
-    whole, *rest = [cosine([*asked, vector]) for vector in texts]
+    whole, *rest = [cosine([*asked, vector]) for vector in texts[len(minus) :]]
     without = iter(rest)
     found = [whole - (next(without) if left else cosine(asked)) for left in shorter]
     return [*found, *[None] * (len(words) - number)]

@@ -17,6 +17,7 @@ from indexing.query_text import check_text
 
 MAX_MINUS = 20  # texts
 MAX_WEIGHT = 1_000.0
+MINUS_WEIGHT = 0.5  # of an unwanted text, where nothing else is asked
 
 Picture = str | Path | bytes | Image
 Crop = tuple[float, float, float, float]
@@ -67,7 +68,7 @@ def query_vector(
     *,
     image_weight: float = 1.0,
     text_weight: float = 1.0,
-    minus_weight: float = 0.5,
+    minus_weight: float = MINUS_WEIGHT,
 ) -> NDArray[np.float32]:
     """The unit vector, float32 [dim], of
 

@@ -92,6 +92,22 @@ def test_regions_are_those_of_the_querys_vector(builtin: ClipEncoder) -> None:
     assert np.abs(other.heat - found.heat).max() > 0.01
 
 
+def test_unwanted_texts_count(builtin: ClipEncoder) -> None:
+    product = noise(2)
+    found = explain_match(builtin, None, "red mug", product, ["blue"])
+    vectors = builtin.embed_texts(["red mug", "mug", "blue"])
+
+    def score(wanted: int) -> float:
+        total = vectors[wanted] - 0.5 * vectors[2]
+        return float(total @ builtin.embed_images([product])[0] / np.linalg.norm(total))
+
+    assert found.score == pytest.approx(score(0), abs=1e-5)
+    assert found.words[0].weight == pytest.approx(score(0) - score(1), abs=1e-5)
+    total = (vectors[0] - 0.5 * vectors[2]).astype(np.float32)
+    expected = saliency(builtin, product, total / np.linalg.norm(total))
+    np.testing.assert_allclose(found.heat, expected.heat, atol=1e-4)
+
+
 def test_the_last_word_of_a_query_has_no_weight(builtin: ClipEncoder) -> None:
     product, picture = noise(2), noise(1)
     assert explain_match(builtin, None, "red", product).words == [MatchWord("red", None, None)]

@@ -157,10 +157,7 @@ def test_our_own_errors_of_the_inside_stay_inside(
     assert "secret" not in answer.text
 
 
-def test_without_explanations_it_says_so(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("search.server.explaining.importlib.util.find_spec", lambda _: None)
+def test_a_model_that_cannot_be_explained_says_so(client: TestClient) -> None:
     answer = client.post("/v1/indexes/shop/explain", data={"text": "red", "product_id": "b"})
     assert code(answer) == (501, "not_available")
 

@@ -76,20 +76,23 @@ def relevance(score: Tensor, attentions: Sequence[Attention]) -> Tensor:
     Raises:
         ModelError: They are no such layers.
     """
-    slopes = torch.autograd.grad(score, [attention.output for attention in attentions])
     if not attentions:
         raise ModelError("the picture tower has no attention that can be seen")
+    outputs = [attention.output for attention in attentions]
+    slopes = torch.autograd.grad(score, outputs, allow_unused=True)
+    # Some towers pool a second time, for captions: nothing of the score hangs on that.
+    used = [pair for pair in zip(attentions, slopes, strict=True) if pair[1] is not None]
     tokens = attentions[0].weights.shape[-1]
     mixed = torch.zeros(tokens, tokens, dtype=torch.float64)  # R less the identity it starts as
     read = torch.ones(tokens, dtype=torch.bool)
-    for number, (attention, slope) in enumerate(zip(attentions, slopes, strict=True)):
+    for number, (attention, slope) in enumerate(used):
         heads = attention.per_head(slope)
         gradient = heads @ attention.values.mT
         weighted = (attention.weights * gradient.clamp(min=0)).double().mean(0).cpu()
         if weighted.shape == mixed.shape:
             mixed = mixed + weighted + weighted @ mixed
             read = (heads != 0).any(-1).any(0).cpu()
-        elif number == len(attentions) - 1 and weighted.shape[1] <= tokens:
+        elif number == len(used) - 1 and weighted.shape[1] <= tokens:
             seen = torch.eye(tokens, dtype=torch.float64) + mixed
             return (weighted @ seen[tokens - weighted.shape[1] :]).sum(0)
         else:

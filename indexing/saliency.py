@@ -142,7 +142,7 @@ def _likeness(embedding: Tensor, query: Tensor) -> Tensor:
 
     Then a cell has its share in the cosine. With the length's own gradient it would have what
     it adds beyond the picture as a whole: nothing where picture and query are alike, and on
-    real pairs the maps were worse (`benchmarks.explanations`).
+    real pairs such maps were no better than going from the middle outward.
     """
     embedding = embedding.float()
     cosine: Tensor = embedding @ query / embedding.detach().norm().clamp_min(1e-12)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from indexing.attention_relevance import AttentionRecorder, relevance
 from indexing.errors import ModelError
 from indexing.models import load_encoder
 from indexing.models.albef.config import AlbefConfig
@@ -374,6 +375,51 @@ def test_what_cannot_be_explained_says_what_can(tiny_encoder: Any) -> None:
     flat = encoder_of(_Model(), {"embed_dim": 3}, {"size": 32})
     flat.model.visual.trunk.forward_features = lambda pixels: pixels.flatten(2)
     assert "activations of shape (1, 3, 1024)" in refused(flat)
+
+
+def test_attention_that_cannot_be_followed() -> None:
+    with pytest.raises(ModelError, match="no attention that can be seen"):
+        relevance(torch.ones(()), [])
+    x = torch.randn(2, 1, 4, 8, requires_grad=True)
+    with AttentionRecorder(), pytest.raises(ModelError, match="within windows"):
+        nn.functional.scaled_dot_product_attention(x, x, x)
+    x = torch.randn(1, 1, 4, 8, requires_grad=True)
+    with AttentionRecorder() as recorder:
+        first = nn.functional.scaled_dot_product_attention(x, x, x)
+        fewer = first[:, :, :2]
+        last = nn.functional.scaled_dot_product_attention(fewer, fewer, fewer)
+        last = nn.functional.scaled_dot_product_attention(last, last, last)
+    with pytest.raises(ModelError, match=r"attention 2 is of \(2, 2\) tokens, its first one of 4"):
+        relevance(last.sum(), recorder.found)
+
+
+def test_attention_that_the_score_does_not_hang_on_is_left_out() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 1, 4, 8, requires_grad=True)
+    with AttentionRecorder() as recorder:
+        first = nn.functional.scaled_dot_product_attention(x, x, x)
+        nn.functional.scaled_dot_product_attention(first[:, :, :2], first, first)
+    tokens = relevance(first[0, 0, 0].sum(), recorder.found)
+    # One head, one layer: the row that is read, times what each token's values add up to.
+    expected = recorder.found[0].weights[0, 0] * x.detach()[0, 0].sum(1).clamp(min=0)
+    torch.testing.assert_close(tokens, expected.double())
+
+
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_masked_attention_is_the_models_own(kind: str) -> None:
+    """Weights that are computed anew give the output that the model has."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 5, 8)
+    hidden = torch.rand(5, 5) < 0.6
+    hidden[:, 0] = True
+    mask = hidden if kind == "bool" else torch.randn(5, 5)
+    with AttentionRecorder() as recorder:
+        plain = nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=0.7)
+    (found,) = recorder.found
+    torch.testing.assert_close(found.weights @ v[0], plain[0])
+    torch.testing.assert_close(
+        plain, nn.functional.scaled_dot_product_attention(q, k, v, mask, scale=0.7), rtol=0, atol=0
+    )
 
 
 def test_grad_cam_of_halves() -> None:

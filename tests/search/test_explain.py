@@ -139,8 +139,8 @@ def test_albef_adds_the_maps_of_its_words(albef: AlbefEncoder) -> None:
 
 def test_albef_tells_what_fusion_drops(albef: AlbefEncoder) -> None:
     recipe: dict[str, Any] = {
-        "score": "pre", "key": "first", "base": (-math.inf, 0.0, *[-math.inf] * 3),
-        "trained": (False,) * 5, "temperature": (1.0,) * 5, "straight_through": False,
+        "score": "pre", "key": "first", "base": (-math.inf, 0.0, *[-math.inf] * 7),
+        "trained": (False,) * 9, "temperature": (1.0,) * 9, "straight_through": False,
         "cumulative": True, "multiply": False, "keys": "same", "weight": 0.0,
     }  # fmt: skip
     albef.pruning = TokenPruning(Pruning(**recipe))
@@ -148,7 +148,10 @@ def test_albef_tells_what_fusion_drops(albef: AlbefEncoder) -> None:
     maps = explain(albef, product, text).words
     found = explain_match(albef, None, text, product).words
     assert [word.kept for word in found] == [word.kept for word in maps]
+    assert {word.kept for word in found[:3]} == {True, False}
     assert found[3].kept is False  # beyond the longest text
+    albef.has_match = False  # then none of its masks can be told without a picture
+    assert [word.kept for word in explain_match(albef, None, text, product).words] == [None] * 4
 
 
 def test_albef_without_a_matching_head_is_explained_by_its_cosine(albef: AlbefEncoder) -> None:

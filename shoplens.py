@@ -32,10 +32,10 @@ import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
 import indexing.convert_cli
-import indexing.explaining_cli
 import indexing.info_cli
 import indexing.reading_cli
 import search.cli
+import search.explain_cli
 import search.serve_cli
 import training.albef_cli
 import training.attributes_cli
@@ -140,7 +140,7 @@ app.command()(indexing.convert_cli.convert)
 app.command()(indexing.changing_cli.delete)
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
-app.command()(indexing.explaining_cli.explain)
+app.command()(search.explain_cli.explain)
 app.command()(indexing.attributes_cli.export)
 app.command()(indexing.cli.index)
 app.command()(indexing.info_cli.info)

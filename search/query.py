@@ -101,6 +101,14 @@ def query_vector(
         terms.extend(zip(signed, encoder.embed_texts(texts), strict=True))
     if all(weight <= 0 for weight, _ in terms):
         raise QueryError("the weights leave nothing of the query: give one above 0")
+    return unit_sum(terms)
+
+
+def unit_sum(terms: Sequence[tuple[float, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """The unit vector of a sum of unit vectors with weights, at least one of them not 0.
+
+    Raises QueryError for parts that leave nothing.
+    """
     largest = max(abs(weight) for weight, _ in terms)
     summed = np.sum([weight / largest * vector.astype(float) for weight, vector in terms], axis=0)
     length = math.sqrt(summed @ summed)

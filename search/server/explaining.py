@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import base64
-import importlib
-import importlib.util
-from functools import partial
+from collections.abc import Callable
 from io import BytesIO
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from indexing.errors import ImageError, QueryError
+from indexing.errors import ImageError, ModelError, QueryError
 from indexing.models.protocol import Encoder
+from search.explain import MatchExplanation, explain_match, overlay
 from search.query import load_picture, query_vector
 from search.server.batching import BatchingEncoder
 from search.server.errors import ApiError
@@ -24,13 +18,10 @@ from search.server.searching import asked_picture
 from search.server.served import ServedVersion, Services
 
 _SIDE = 640  # pixels of the overlay's longer side
-_STRONGEST = 180  # of 255: the picture is still to be seen
 
 
 def run_explain(services: Services, name: str, form: ExplainForm) -> ExplainAnswer:
     """Raises QueryError and its kinds, ImageError, OverloadedError and ApiError."""
-    if importlib.util.find_spec("search.explain") is None:
-        raise ApiError(501, "not_available", "this server explains no answers")
     served = ServedVersion.of(name, services)
     version = served.version
     row = version.pictures(served.row_of(form.product_id))[0]
@@ -46,9 +37,16 @@ def run_explain(services: Services, name: str, form: ExplainForm) -> ExplainAnsw
     except ImageError:
         raise ImageError("the picture of this product cannot be read any more") from None
     shown.thumbnail((_SIDE, _SIDE))
-    explained = _alone(version.encoder, partial(_explained, picture, form.text, shown))
+    try:
+        explained = _alone(
+            version.encoder, lambda encoder: explain_match(encoder, picture, form.text, shown)
+        )
+    except ModelError:  # which names the model's folder
+        raise ApiError(501, "not_available", "this index's encoder cannot be explained") from None
+    png = BytesIO()
+    overlay(shown, explained.heat).save(png, "PNG")
     return ExplainAnswer(
-        heatmap="data:image/png;base64," + base64.b64encode(overlay(explained.heat)).decode(),
+        heatmap="data:image/png;base64," + base64.b64encode(png.getvalue()).decode(),
         words=[
             Word(text=word.text, kept=word.kept, weight=word.weight) for word in explained.words
         ],
@@ -56,28 +54,6 @@ def run_explain(services: Services, name: str, form: ExplainForm) -> ExplainAnsw
     )
 
 
-def overlay(heat: NDArray[np.float32]) -> bytes:
-    """A PNG that is clear where the heat is 0, and red through orange to yellow above.
-
-    Args:
-        heat: float32 [h, w], from 0 to 1.
-    """
-    strength = np.clip(np.nan_to_num(heat), 0, 1)
-    pixels = np.zeros((*heat.shape, 4), np.uint8)
-    pixels[..., 0] = 255
-    pixels[..., 1] = np.rint(230 * strength**2)
-    pixels[..., 3] = np.rint(_STRONGEST * strength)
-    out = BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def _explained(
-    picture: Image.Image | None, text: str | None, shown: Image.Image, encoder: Encoder
-) -> Any:
-    return importlib.import_module("search.explain").explain_match(encoder, picture, text, shown)
-
-
-def _alone(encoder: Encoder, task: Any) -> Any:
+def _alone(encoder: Encoder, task: Callable[[Encoder], MatchExplanation]) -> MatchExplanation:
     # Gradients hang hooks into the network: nothing else may go through it meanwhile.
     return encoder.alone(task) if isinstance(encoder, BatchingEncoder) else task(encoder)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from functools import partial
 from io import BytesIO
-
-from PIL import Image
 
 from indexing.errors import ImageError, ModelError, QueryError
 from indexing.models.protocol import Encoder
 from search.explain import MatchExplanation, explain_match, overlay
-from search.query import load_picture
+from search.query import load_picture, query_vector
 from search.server.batching import BatchingEncoder
 from search.server.errors import ApiError
 from search.server.forms import ExplainForm
@@ -34,37 +31,28 @@ def run_explain(services: Services, name: str, form: ExplainForm) -> ExplainAnsw
     picture, _ = asked_picture(served, form)
     if picture is None and form.text is None:
         raise QueryError("the query is empty: give a text, an image or both")
+    vector = query_vector(version.encoder, picture, form.text, form.minus)
     try:
         shown = load_picture(path, at_least=_SIDE)
     except ImageError:
         raise ImageError("the picture of this product cannot be read any more") from None
     shown.thumbnail((_SIDE, _SIDE))
-    task = partial(
-        explain_match,
-        query_picture=picture,
-        text=form.text,
-        product_picture=shown,
-        minus=form.minus,
-    )
     try:
-        explained = _alone(version.encoder, task)
-    except ModelError:
-        raise ApiError(
-            501, "not_available", "answers of this index's model cannot be explained"
-        ) from None
+        explained = _alone(
+            version.encoder,
+            lambda encoder: explain_match(encoder, picture, form.text, shown, form.minus),
+        )
+    except ModelError:  # which names the model's folder
+        raise ApiError(501, "not_available", "this index's encoder cannot be explained") from None
+    png = BytesIO()
+    overlay(shown, explained.heat).save(png, "PNG")
     return ExplainAnswer(
-        heatmap="data:image/png;base64," + _png(overlay(shown, explained.heat)),
+        heatmap="data:image/png;base64," + base64.b64encode(png.getvalue()).decode(),
         words=[
             Word(text=word.text, kept=word.kept, weight=word.weight) for word in explained.words
         ],
-        score=explained.score,
+        score=float(vector @ version.index.vectors[row]),
     )
-
-
-def _png(picture: Image.Image) -> str:
-    out = BytesIO()
-    picture.save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
 
 
 def _alone(encoder: Encoder, task: Callable[[Encoder], MatchExplanation]) -> MatchExplanation:

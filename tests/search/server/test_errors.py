@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import base64
 import json
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
+from search.explain import MatchExplanation, MatchWord
 from search.server.logs import JsonFormatter
 from tests.search.server.conftest import Serve, Shop, code, picture
 
@@ -157,9 +162,38 @@ def test_our_own_errors_of_the_inside_stay_inside(
     assert "secret" not in answer.text
 
 
-def test_a_model_that_cannot_be_explained_says_so(client: TestClient) -> None:
-    answer = client.post("/v1/indexes/shop/explain", data={"text": "red", "product_id": "b"})
+EXPLAIN = {"text": "red mug", "product_id": "b"}
+
+
+def test_an_encoder_that_cannot_be_explained_says_so(client: TestClient) -> None:
+    answer = client.post("/v1/indexes/shop/explain", data=EXPLAIN)
     assert code(answer) == (501, "not_available")
+    assert "tiny" not in answer.text
+
+
+def test_an_explanation_is_an_overlay_and_words(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heat = np.zeros((8, 8), np.float32)
+    heat[:4] = 1
+    asked: list[Any] = []
+
+    def explain(_encoder: Any, picture: Any, text: Any, shown: Any, minus: Any) -> MatchExplanation:
+        asked.append((picture, text, list(minus), shown.size))
+        return MatchExplanation(0.5, heat, [MatchWord("red", True, 0.25)])
+
+    monkeypatch.setattr("search.server.explaining.explain_match", explain)
+    found = client.post("/v1/indexes/shop/explain", data={**EXPLAIN, "minus": "blue"}).json()
+    assert found["words"] == [{"text": "red", "kept": True, "weight": 0.25}]
+    [(picture, text, minus, size)] = asked
+    assert (picture, text, minus) == (None, "red mug", ["blue"])
+    kind, _, data = found["heatmap"].partition(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(BytesIO(base64.b64decode(data))) as drawn:
+        assert (drawn.mode, drawn.size) == ("RGBA", size)
+        levels = np.asarray(drawn)[..., 3]
+    assert levels[0].min() > 100  # what speaks for it is on top
+    assert levels[-1].max() == 0
 
 
 def test_every_answer_is_logged_without_what_was_asked(serve: Serve, caplog: Any) -> None:

@@ -1,0 +1,476 @@
+// The page: from what is asked (the URL, a picture) to what is shown.
+
+import * as api from "./api.js";
+import { cropper } from "./crop.js";
+import { announce, closable, el, find, icon, toast } from "./dom.js";
+import { drawChips, drawFilters } from "./filters.js";
+import { listenForPhotos, openPhoto, recallPhoto, remembered } from "./photos.js";
+import { drawProduct } from "./product.js";
+import {
+  DEEPEST, EMPTY, PAGE, formOf, fromURL, hasFilters, isEmpty, splitMinus, toURL,
+} from "./query.js";
+import { card, failure, noGoodMatch, nothingFound, pictureMissing, skeletons } from "./results.js";
+import { count, score, title } from "./values.js";
+
+const MOST = 200; // products of a request
+const REMEMBERED = 20; // answers, for the back button
+
+let indexes = [];
+let takesFeedback = true;
+let query = EMPTY;
+let photo = null; // see photos.js
+let answer = null; // the search's, with the hits of all pages
+let shownKey = null; // the query whose answer the page shows
+let asking = null; // AbortController of the search under way
+const answers = new Map(); // by key
+const products = new Map(); // by URL
+
+const wide = matchMedia("(min-width: 60rem)");
+
+// From what is asked to the history
+
+const indexOf = ({ index }) => indexes.find(({ name }) => name === index) ?? indexes[0];
+const keyOf = (asked, picture) => toURL({ ...asked, page: 1, product: "" }) + (asked.photo ? picture?.id : "");
+
+/** Asks for something else; a place in the history to come back to. */
+function go(part, picture = photo) {
+  if (!indexes.length) return; // not known yet, or the token is asked for
+  keepScroll();
+  query = { ...query, page: 1, product: "", ...part };
+  photo = query.photo ? picture : null;
+  history.pushState({ photo: remembered(photo) }, "", toURL(query));
+  show();
+}
+
+/** A change of what was asked that keeps the words in the box in step. */
+const refine = (part) => go({ ...wordsInBox(), ...part });
+
+function keepScroll() {
+  history.replaceState({ ...history.state, scroll: scrollY }, "");
+}
+
+async function arrive() {
+  const asked = fromURL(location.search);
+  const picture = await recallPhoto(history.state);
+  query = asked;
+  photo = asked.photo ? picture : null;
+  await show({ scroll: history.state?.scroll ?? 0 });
+}
+
+// The search
+
+async function show({ scroll = null, again = false } = {}) {
+  const index = indexOf(query);
+  const key = keyOf(query, photo);
+  find("text").value = query.text;
+  find("index").value = index.name;
+  find("text").placeholder = query.photo || query.like ? "but … (in red, without a pattern)" : "Search, or add a picture";
+  document.body.dataset.view = isEmpty(query) ? "start" : "found";
+  document.title = query.text ? `${query.text} · shoplens` : "shoplens";
+  drawPicture();
+  drawChips(find("chips"), query, refine);
+  if (key !== shownKey || again) {
+    asking?.abort();
+    if (isEmpty(query)) await showStart(index);
+    else if (query.photo && !photo) showInstead(pictureMissing(() => find("file").click()));
+    else await load(index, key, again);
+  }
+  await showProduct(index);
+  if (scroll !== null) scrollTo(0, scroll);
+}
+
+async function load(index, key, again) {
+  const known = again ? null : answers.get(key);
+  if (known) return draw(index, key, known);
+  const own = asking = new AbortController();
+  const refining = answer !== null && find("grid").childElementCount > 0;
+  find("results").setAttribute("aria-busy", "true");
+  find("more").replaceChildren();
+  announce("Searching …");
+  if (!refining) {
+    find("notice").replaceChildren();
+    find("grid").replaceChildren(...skeletons(12));
+    find("results-title").textContent = "Searching …";
+  }
+  shownKey = null;
+  try {
+    draw(index, key, await wanted(index, own.signal));
+  } catch (error) {
+    if (own.signal.aborted) return;
+    report(error);
+  } finally {
+    if (asking === own) find("results").removeAttribute("aria-busy");
+  }
+}
+
+/** All pages of the query up to the one that is asked for. */
+async function wanted(index, signal) {
+  const last = Math.min(query.page * PAGE, DEEPEST);
+  const first = await page(index, 0, Math.min(last, MOST), signal);
+  while (first.hits.length < last) {
+    const offset = first.hits.length;
+    const next = await page(index, offset, Math.min(last - offset, MOST), signal);
+    if (!next.hits.length) break;
+    first.hits.push(...next.hits);
+  }
+  return { ...first, ended: first.hits.length < last };
+}
+
+async function page(index, offset, k, signal) {
+  const form = formOf(query, photo?.blob);
+  form.append("k", k);
+  form.append("offset", offset);
+  for (const name of index.attributes) form.append("facets", name);
+  try {
+    return await api.search(index.name, form, signal);
+  } catch (error) {
+    // The picture of a product may be a URL that the server does not open; its vector is known.
+    const only = query.like && !query.text && !query.minus.length && !query.crop && !hasFilters(query);
+    if (error.code !== "bad_image" || !only) throw error;
+    return api.similar(index.name, query.like, k, offset, signal);
+  }
+}
+
+function draw(index, key, found) {
+  answer = found;
+  shownKey = key;
+  answers.delete(key);
+  answers.set(key, found);
+  if (answers.size > REMEMBERED) answers.delete(answers.keys().next().value);
+
+  const { hits } = found;
+  const filters = hasFilters(query);
+  const clear = () => refine({ where: "", min: null, max: null, attributes: {} });
+  find("results").removeAttribute("aria-busy");
+  find("notice").replaceChildren(...(
+    !hits.length ? [nothingFound(filters, clear)]
+      : found.good_match === false ? [noGoodMatch(found.match_probability, filters, clear)] : []));
+  find("grid").replaceChildren(...hits.map((hit) => card(hit, index.attributes, act)));
+  find("results-title").textContent = hits.length ? headline() : "No results";
+  drawFilters(find("filters"), query, index, found, refine);
+  drawMore();
+  announce(hits.length
+    ? `${found.good_match === false ? "No good match. " : ""}${count(hits.length)} products, the first with similarity ${score(hits[0].score)}.`
+    : "No products.");
+}
+
+function headline() {
+  if (query.text && (query.photo || query.like)) return `Like the picture, but “${query.text}”`;
+  if (query.text) return `“${query.text}”`;
+  return "Looks like it";
+}
+
+function report(error) {
+  if (error.status === 401) return askForToken();
+  showInstead(failure(error, () => show({ again: true }), () => refine({ where: "" })));
+  find("results-title").textContent = "No results";
+  announce("");
+}
+
+function showInstead(panel) {
+  answer = null;
+  shownKey = null;
+  find("results").removeAttribute("aria-busy");
+  find("results-title").textContent = "";
+  find("notice").replaceChildren(panel);
+  find("grid").replaceChildren();
+  find("more").replaceChildren();
+  drawFilters(find("filters"), query, indexOf(query), null, refine);
+}
+
+// Further pages
+
+function drawMore() {
+  const shown = answer.hits.length;
+  const filters = Object.keys(query.attributes).length + (query.min !== null || query.max !== null) + Boolean(query.where);
+  find("filter-count").textContent = filters ? ` (${filters})` : "";
+  find("sheet-done").textContent = `Show ${count(shown)} products`;
+  find("more").replaceChildren(...(answer.ended || !shown ? []
+    : shown >= DEEPEST ? [el("p", { class: "hint" }, `The first ${count(DEEPEST)} products are shown.`)]
+      : [el("button", { type: "button", class: "quiet", onclick: showMore }, "Show more")]));
+}
+
+async function showMore({ target: button }) {
+  const index = indexOf(query);
+  const own = asking = new AbortController();
+  const key = shownKey;
+  const offset = answer.hits.length;
+  const k = Math.min(PAGE, DEEPEST - offset);
+  button.disabled = true;
+  button.textContent = "Loading …";
+  try {
+    const next = await page(index, offset, k, own.signal);
+    if (key !== shownKey) return;
+    answer.hits.push(...next.hits);
+    answer.ended = next.hits.length < k;
+    const cards = next.hits.map((hit) => card(hit, index.attributes, act));
+    find("grid").append(...cards);
+    cards[0]?.querySelector(".open").focus({ preventScroll: true });
+    query = { ...query, page: Math.ceil(answer.hits.length / PAGE) };
+    history.replaceState(history.state, "", toURL(query));
+    drawMore();
+    announce(next.hits.length ? `${count(next.hits.length)} more products, ${count(answer.hits.length)} in all.` : "There are no more.");
+  } catch (error) {
+    if (own.signal.aborted) return;
+    if (error.status === 401) return askForToken();
+    drawMore();
+    toast(`${error.message} ${error.requestId && `(request ${error.requestId})`}`);
+  }
+}
+
+// The query's picture
+
+let drawnPicture = "";
+
+async function drawPicture() {
+  const index = indexOf(query);
+  const place = find("picture");
+  const source = query.photo && photo ? photo.id : query.like && `${index.name} ${query.like}`;
+  const crop = query.crop?.join() ?? "";
+  place.hidden = !source;
+  find("box-picture").hidden = !source;
+  if (`${source} ${crop}` === drawnPicture) return;
+  const before = drawnPicture;
+  drawnPicture = `${source} ${crop}`;
+  if (!source) return place.replaceChildren();
+  let shown = photo && { src: photo.url, width: photo.width, height: photo.height, name: "Your picture" };
+  if (!query.photo) {
+    if (!before.startsWith(source)) place.replaceChildren();
+    shown = await likePicture(index);
+    if (`${source} ${crop}` !== drawnPicture) return;
+  }
+  find("box-picture").hidden = !shown.src;
+  if (shown.src) find("box-picture").src = shown.src;
+  const focused = place.querySelector(".rect") === document.activeElement;
+  place.replaceChildren(
+    el("div", { class: "picture-head" },
+      el("h2", { id: "picture-title" }, shown.name),
+      el("button", { type: "button", class: "round", "aria-label": "Remove the picture", title: "Remove the picture",
+        onclick: () => refine({ photo: false, like: "", crop: null }) }, icon("close"))),
+    shown.src
+      ? cropper({ ...shown, alt: "The picture that is searched with", crop: query.crop },
+        (box) => refine({ crop: box }))
+      : el("p", { class: "hint" }, "The picture is not on this server."),
+    query.crop
+      ? el("button", { type: "button", class: "text-button", onclick: () => refine({ crop: null }) }, "Use the whole picture")
+      : el("p", { class: "hint" }, "Drag over the part that you mean."));
+  if (focused) place.querySelector(".rect")?.focus({ preventScroll: true });
+}
+
+async function likePicture(index) {
+  let known = null;
+  try {
+    known = await productOf(index, query.like);
+  } catch {
+    // the search says what is wrong
+  }
+  const thumbnail = known?.images[0]?.thumbnail;
+  const name = known?.fields.title || query.like;
+  if (!thumbnail) return { name };
+  const image = new Image();
+  image.src = api.sized(thumbnail, 640);
+  await image.decode().catch(() => {});
+  return { src: image.src, width: image.naturalWidth || 640, height: image.naturalHeight || 640, name };
+}
+
+async function productOf(index, id) {
+  const key = `${index.name} ${index.version} ${id}`;
+  if (!products.has(key)) products.set(key, await api.product(index.name, id));
+  return products.get(key);
+}
+
+async function takePhoto(file) {
+  try {
+    const taken = await openPhoto(file);
+    go({ ...wordsInBox(), photo: true, like: "", crop: null }, taken);
+  } catch (error) {
+    toast(error.message);
+  }
+}
+
+// A product, looked at
+
+const act = {
+  open(hit) {
+    keepScroll();
+    query = { ...query, product: hit.product_id };
+    history.pushState({ ...history.state, opened: true }, "", toURL(query));
+    showProduct(indexOf(query));
+    tell(hit, "click");
+  },
+  like: (hit) => moreLike(hit.product_id, ""),
+};
+
+function moreLike(id, words) {
+  find("product").close();
+  go({ like: id, photo: false, crop: null, ...splitMinus(words) });
+  scrollTo(0, 0);
+  find("results-title").focus({ preventScroll: true });
+}
+
+async function showProduct(index) {
+  const dialog = find("product");
+  if (!query.product) {
+    if (dialog.open) dialog.close();
+    return;
+  }
+  const id = query.product;
+  try {
+    const known = await productOf(index, id);
+    if (query.product !== id) return;
+    const hit = answer?.hits.find(({ product_id }) => product_id === id) ?? null;
+    drawProduct(dialog, { hit, known, act: {
+      like: (words) => moreLike(id, words),
+      bad: hit && takesFeedback ? () => tell(hit, "bad") : null,
+      why: isEmpty(query) || (query.photo && !photo) ? null : () => {
+        const form = formOf({ ...query, attributes: {}, where: "", min: null, max: null }, photo?.blob);
+        form.append("product_id", id);
+        return api.explain(index.name, form);
+      },
+    } });
+    if (!dialog.open) dialog.showModal();
+  } catch (error) {
+    if (error.status === 401) return askForToken();
+    toast(error.message);
+    leaveProduct();
+  }
+}
+
+function leaveProduct() {
+  if (!query.product) return;
+  if (history.state?.opened) return history.back();
+  query = { ...query, product: "" };
+  history.replaceState(history.state, "", toURL(query));
+}
+
+function tell(hit, action) {
+  if (!takesFeedback || !answer) return;
+  const event = { request_id: answer.request_id, product_id: hit.product_id, rank: hit.rank, action };
+  api.feedback(indexOf(query).name, event).catch(() => {}); // nobody waits for it
+}
+
+// The start
+
+async function showStart(index) {
+  answer = null;
+  shownKey = keyOf(query, photo);
+  find("grid").replaceChildren();
+  find("notice").replaceChildren();
+  find("more").replaceChildren();
+  announce("");
+  const place = find("ideas");
+  place.hidden = true;
+  const [name] = index.attributes.filter((attribute) => /type|category|kind/i.test(attribute))
+    .concat(index.attributes);
+  if (!name) return;
+  try {
+    const values = (await api.facets(index.name, [name])).facets[name] ?? [];
+    if (!values.length) return;
+    place.replaceChildren(el("span", {}, "Or start with"), ...values.slice(0, 6).map(({ value }) =>
+      el("button", { type: "button", class: "chip", onclick: () => go({ text: value }) }, value)));
+    place.setAttribute("role", "group");
+    place.setAttribute("aria-label", title(name));
+    place.hidden = false;
+  } catch (error) {
+    if (error.status === 401) askForToken();
+  }
+}
+
+// The form, the dialogs, the keys
+
+function wordsInBox() {
+  const { text, minus } = splitMinus(find("text").value);
+  return { text, minus: [...new Set([...query.minus, ...minus])] };
+}
+
+function askForToken() {
+  find("login-error").textContent = "";
+  if (!find("login").open) find("login").showModal();
+}
+
+function placeFilters() {
+  if (wide.matches) {
+    find("sheet").close();
+    find("filters-side").append(find("filters"));
+  } else {
+    find("sheet-body").append(find("filters"));
+  }
+  find("filters-side").hidden = !wide.matches;
+}
+
+function listen() {
+  find("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const words = wordsInBox();
+    if (isEmpty({ ...query, ...words })) {
+      toast(words.minus.length
+        ? "Say also what you look for: a minus only leaves something out."
+        : "Type what you look for, or add a picture.");
+      find("text").focus();
+      return;
+    }
+    go(words);
+  });
+  find("upload").addEventListener("click", () => find("file").click());
+  find("drop").addEventListener("click", () => find("file").click());
+  find("camera").addEventListener("click", () => find("photo").click());
+  find("camera-start").addEventListener("click", () => find("photo").click());
+  find("home").addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ ...EMPTY, index: query.index });
+    find("text").focus();
+  });
+  find("index").addEventListener("change", ({ target }) =>
+    go({ ...wordsInBox(), index: target.value, like: "", attributes: {}, where: "", min: null, max: null,
+      crop: query.photo ? query.crop : null }));
+  find("open-filters").addEventListener("click", () => find("sheet").showModal());
+  find("product").addEventListener("close", leaveProduct);
+  find("login").addEventListener("cancel", (event) => event.preventDefault());
+  find("login-form").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    try {
+      await api.login(find("token").value.trim());
+      find("token").value = "";
+      find("login").close();
+      await start();
+    } catch (error) {
+      find("login-error").textContent = error.status === 401 ? "This is not the token." : error.message;
+      find("token").select();
+    }
+  });
+  closable(find("sheet"));
+  closable(find("product"));
+  wide.addEventListener("change", placeFilters);
+  addEventListener("popstate", arrive);
+  addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, textarea, select, dialog");
+    if (event.key === "/" && !typing) {
+      event.preventDefault();
+      find("text").select();
+    }
+  });
+  listenForPhotos({ file: find("file"), photo: find("photo"), dropping: find("dropping") }, takePhoto, toast);
+}
+
+async function start() {
+  try {
+    const found = await api.indexes();
+    indexes = found.indexes;
+    takesFeedback = found.feedback ?? true;
+  } catch (error) {
+    if (error.status === 401) return askForToken();
+    document.body.dataset.view = "found";
+    find("notice").replaceChildren(failure(error, start, start));
+    return;
+  }
+  find("index").replaceChildren(...indexes.map(({ name }) => el("option", { value: name }, name)));
+  find("index-choice").hidden = indexes.length < 2;
+  shownKey = null;
+  await arrive();
+}
+
+history.scrollRestoration = "manual";
+placeFilters();
+listen();
+start();

@@ -53,12 +53,22 @@ export const search = (index, form, signal) =>
   ask(at(index, "search"), { method: "POST", body: form, signal });
 export const similar = (index, id, k, offset, signal) =>
   ask(at(index, `similar?${new URLSearchParams({ id, k, offset })}`), { signal });
-export const product = (index, id) => ask(at(index, `product?${new URLSearchParams({ id })}`));
 export const explain = (index, form) => ask(at(index, "explain"), { method: "POST", body: form });
 export const facets = (index, names) =>
   ask(at(index, `facets?${new URLSearchParams(names.map((name) => ["names", name]))}`));
 export const feedback = (index, event) =>
   ask(at(index, "feedback"), { ...json(event), keepalive: true });
+
+const products = new Map(); // by index, its version and the product's id
+
+/** What an index knows of a product; asked once. */
+export async function productOf({ name, version }, id) {
+  const key = `${name} ${version} ${id}`;
+  if (!products.has(key)) {
+    products.set(key, await ask(at(name, `product?${new URLSearchParams({ id })}`)));
+  }
+  return products.get(key);
+}
 
 /** A thumbnail's URL for another size: 160, 320, 640 or 1280 pixels. */
 export function sized(thumbnail, size) {

@@ -1,18 +1,19 @@
 // The page: from what is asked (the URL, a picture) to what is shown.
 
 import * as api from "./api.js";
-import { cropper } from "./crop.js";
-import { announce, closable, el, find, icon, toast } from "./dom.js";
+import { announce, closable, el, find, toast } from "./dom.js";
 import { drawChips, drawFilters } from "./filters.js";
 import { listenForPhotos, openPhoto, recallPhoto, remembered } from "./photos.js";
+import { drawIdeas } from "./ideas.js";
+import { drawPicture } from "./picture.js";
 import { drawProduct } from "./product.js";
 import {
   DEEPEST, EMPTY, PAGE, formOf, fromURL, hasFilters, isEmpty, splitMinus, toURL,
 } from "./query.js";
 import { card, failure, noGoodMatch, nothingFound, pictureMissing, skeletons } from "./results.js";
-import { count, score, title } from "./values.js";
+import { answerOf, pageOf } from "./search.js";
+import { count, score } from "./values.js";
 
-const MOST = 200; // products of a request
 const REMEMBERED = 20; // answers, for the back button
 
 let indexes = [];
@@ -23,7 +24,6 @@ let answer = null; // the search's, with the hits of all pages
 let shownKey = null; // the query whose answer the page shows
 let asking = null; // AbortController of the search under way
 const answers = new Map(); // by key
-const products = new Map(); // by URL
 
 const wide = matchMedia("(min-width: 60rem)");
 
@@ -64,14 +64,14 @@ async function show({ scroll = null, again = false } = {}) {
   const key = keyOf(query, photo);
   find("text").value = query.text;
   find("index").value = index.name;
-  find("text").placeholder = query.photo || query.like ? "but … (in red, without a pattern)" : "Search, or add a picture";
+  find("text").placeholder = query.photo || query.like ? "but … (in red, say)" : "Search, or add a picture";
   document.body.dataset.view = isEmpty(query) ? "start" : "found";
   document.title = query.text ? `${query.text} · shoplens` : "shoplens";
-  drawPicture();
+  drawPicture({ query, photo, index }, refine);
   drawChips(find("chips"), query, refine);
   if (key !== shownKey || again) {
     asking?.abort();
-    if (isEmpty(query)) await showStart(index);
+    if (isEmpty(query)) await showStart(index, key);
     else if (query.photo && !photo) showInstead(pictureMissing(() => find("file").click()));
     else await load(index, key, again);
   }
@@ -94,40 +94,12 @@ async function load(index, key, again) {
   }
   shownKey = null;
   try {
-    draw(index, key, await wanted(index, own.signal));
+    draw(index, key, await answerOf({ index, query, photo }, own.signal));
   } catch (error) {
     if (own.signal.aborted) return;
     report(error);
   } finally {
     if (asking === own) find("results").removeAttribute("aria-busy");
-  }
-}
-
-/** All pages of the query up to the one that is asked for. */
-async function wanted(index, signal) {
-  const last = Math.min(query.page * PAGE, DEEPEST);
-  const first = await page(index, 0, Math.min(last, MOST), signal);
-  while (first.hits.length < last) {
-    const offset = first.hits.length;
-    const next = await page(index, offset, Math.min(last - offset, MOST), signal);
-    if (!next.hits.length) break;
-    first.hits.push(...next.hits);
-  }
-  return { ...first, ended: first.hits.length < last };
-}
-
-async function page(index, offset, k, signal) {
-  const form = formOf(query, photo?.blob);
-  form.append("k", k);
-  form.append("offset", offset);
-  for (const name of index.attributes) form.append("facets", name);
-  try {
-    return await api.search(index.name, form, signal);
-  } catch (error) {
-    // The picture of a product may be a URL that the server does not open; its vector is known.
-    const only = query.like && !query.text && !query.minus.length && !query.crop && !hasFilters(query);
-    if (error.code !== "bad_image" || !only) throw error;
-    return api.similar(index.name, query.like, k, offset, signal);
   }
 }
 
@@ -146,7 +118,7 @@ function draw(index, key, found) {
     !hits.length ? [nothingFound(filters, clear)]
       : found.good_match === false ? [noGoodMatch(found.match_probability, filters, clear)] : []));
   find("grid").replaceChildren(...hits.map((hit) => card(hit, index.attributes, act)));
-  find("results-title").textContent = hits.length ? headline() : "No results";
+  find("results-title").textContent = headline();
   drawFilters(find("filters"), query, index, found, refine);
   drawMore();
   announce(hits.length
@@ -157,13 +129,12 @@ function draw(index, key, found) {
 function headline() {
   if (query.text && (query.photo || query.like)) return `Like the picture, but “${query.text}”`;
   if (query.text) return `“${query.text}”`;
-  return "Looks like it";
+  return query.like ? "More like this" : "Visual matches";
 }
 
 function report(error) {
   if (error.status === 401) return askForToken();
   showInstead(failure(error, () => show({ again: true }), () => refine({ where: "" })));
-  find("results-title").textContent = "No results";
   announce("");
 }
 
@@ -171,11 +142,23 @@ function showInstead(panel) {
   answer = null;
   shownKey = null;
   find("results").removeAttribute("aria-busy");
-  find("results-title").textContent = "";
+  find("results-title").textContent = headline();
   find("notice").replaceChildren(panel);
   find("grid").replaceChildren();
   find("more").replaceChildren();
   drawFilters(find("filters"), query, indexOf(query), null, refine);
+}
+
+async function showStart(index, key) {
+  answer = null;
+  shownKey = key;
+  for (const id of ["grid", "notice", "more"]) find(id).replaceChildren();
+  announce("");
+  try {
+    await drawIdeas(find("ideas"), index, (text) => go({ text }));
+  } catch (error) {
+    if (error.status === 401) askForToken();
+  }
 }
 
 // Further pages
@@ -199,7 +182,7 @@ async function showMore({ target: button }) {
   button.disabled = true;
   button.textContent = "Loading …";
   try {
-    const next = await page(index, offset, k, own.signal);
+    const next = await pageOf({ index, query, photo }, offset, k, own.signal);
     if (key !== shownKey) return;
     answer.hits.push(...next.hits);
     answer.ended = next.hits.length < k;
@@ -218,66 +201,7 @@ async function showMore({ target: button }) {
   }
 }
 
-// The query's picture
-
-let drawnPicture = "";
-
-async function drawPicture() {
-  const index = indexOf(query);
-  const place = find("picture");
-  const source = query.photo && photo ? photo.id : query.like && `${index.name} ${query.like}`;
-  const crop = query.crop?.join() ?? "";
-  place.hidden = !source;
-  find("box-picture").hidden = !source;
-  if (`${source} ${crop}` === drawnPicture) return;
-  const before = drawnPicture;
-  drawnPicture = `${source} ${crop}`;
-  if (!source) return place.replaceChildren();
-  let shown = photo && { src: photo.url, width: photo.width, height: photo.height, name: "Your picture" };
-  if (!query.photo) {
-    if (!before.startsWith(source)) place.replaceChildren();
-    shown = await likePicture(index);
-    if (`${source} ${crop}` !== drawnPicture) return;
-  }
-  find("box-picture").hidden = !shown.src;
-  if (shown.src) find("box-picture").src = shown.src;
-  const focused = place.querySelector(".rect") === document.activeElement;
-  place.replaceChildren(
-    el("div", { class: "picture-head" },
-      el("h2", { id: "picture-title" }, shown.name),
-      el("button", { type: "button", class: "round", "aria-label": "Remove the picture", title: "Remove the picture",
-        onclick: () => refine({ photo: false, like: "", crop: null }) }, icon("close"))),
-    shown.src
-      ? cropper({ ...shown, alt: "The picture that is searched with", crop: query.crop },
-        (box) => refine({ crop: box }))
-      : el("p", { class: "hint" }, "The picture is not on this server."),
-    query.crop
-      ? el("button", { type: "button", class: "text-button", onclick: () => refine({ crop: null }) }, "Use the whole picture")
-      : el("p", { class: "hint" }, "Drag over the part that you mean."));
-  if (focused) place.querySelector(".rect")?.focus({ preventScroll: true });
-}
-
-async function likePicture(index) {
-  let known = null;
-  try {
-    known = await productOf(index, query.like);
-  } catch {
-    // the search says what is wrong
-  }
-  const thumbnail = known?.images[0]?.thumbnail;
-  const name = known?.fields.title || query.like;
-  if (!thumbnail) return { name };
-  const image = new Image();
-  image.src = api.sized(thumbnail, 640);
-  await image.decode().catch(() => {});
-  return { src: image.src, width: image.naturalWidth || 640, height: image.naturalHeight || 640, name };
-}
-
-async function productOf(index, id) {
-  const key = `${index.name} ${index.version} ${id}`;
-  if (!products.has(key)) products.set(key, await api.product(index.name, id));
-  return products.get(key);
-}
+// A picture that is given
 
 async function takePhoto(file) {
   try {
@@ -316,7 +240,7 @@ async function showProduct(index) {
   }
   const id = query.product;
   try {
-    const known = await productOf(index, id);
+    const known = await api.productOf(index, id);
     if (query.product !== id) return;
     const hit = answer?.hits.find(({ product_id }) => product_id === id) ?? null;
     drawProduct(dialog, { hit, known, act: {
@@ -347,33 +271,6 @@ function tell(hit, action) {
   if (!takesFeedback || !answer) return;
   const event = { request_id: answer.request_id, product_id: hit.product_id, rank: hit.rank, action };
   api.feedback(indexOf(query).name, event).catch(() => {}); // nobody waits for it
-}
-
-// The start
-
-async function showStart(index) {
-  answer = null;
-  shownKey = keyOf(query, photo);
-  find("grid").replaceChildren();
-  find("notice").replaceChildren();
-  find("more").replaceChildren();
-  announce("");
-  const place = find("ideas");
-  place.hidden = true;
-  const [name] = index.attributes.filter((attribute) => /type|category|kind/i.test(attribute))
-    .concat(index.attributes);
-  if (!name) return;
-  try {
-    const values = (await api.facets(index.name, [name])).facets[name] ?? [];
-    if (!values.length) return;
-    place.replaceChildren(el("span", {}, "Or start with"), ...values.slice(0, 6).map(({ value }) =>
-      el("button", { type: "button", class: "chip", onclick: () => go({ text: value }) }, value)));
-    place.setAttribute("role", "group");
-    place.setAttribute("aria-label", title(name));
-    place.hidden = false;
-  } catch (error) {
-    if (error.status === 401) askForToken();
-  }
 }
 
 // The form, the dialogs, the keys

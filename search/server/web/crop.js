@@ -21,6 +21,7 @@ export function cropper({ src, width, height, alt, crop }, changed) {
     "aria-describedby": "crop-keys",
   }, HANDLES.map((side) => el("span", { class: `handle ${side}`, "data-side": side })));
   const stage = el("div", { class: "stage" }, image, rect);
+  stage.style.setProperty("--ratio", width / height);
   const keys = el("p", { class: "unseen", id: "crop-keys" },
     "Arrow keys move the rectangle, Shift and arrow keys resize it, Escape takes the whole picture.");
   let box = crop ?? WHOLE;

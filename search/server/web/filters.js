@@ -16,6 +16,9 @@ export function drawFilters(place, query, index, answer, change) {
     ...names.map((name) => facet(name, query, answer?.facets[name] ?? [], change)),
     ...(index.price ? [priceRange(query, index.price, answer?.price, change)] : []),
     rule(query, index, change),
+    ...(names.some((name) => answer?.facets[name]?.some(({ filled }) => filled))
+      ? [el("p", { class: "hint legend" }, "≈ for some of them filled in by shoplens, not by the merchant")]
+      : []),
   );
   if (focused) {
     [...place.querySelectorAll("[data-key]")].find(({ dataset }) => dataset.key === focused)?.focus();
@@ -38,9 +41,10 @@ function facet(name, query, values, change) {
     el("span", { class: "name" }, found.value),
     found.filled > 0 && el("span", { class: "part", title:
       `of ${count(found.filled)} it was filled in by shoplens, not by the merchant` },
-    el("span", { "aria-hidden": "true" }, `≈${count(found.filled)}`),
+    el("span", { "aria-hidden": "true" }, "≈"),
     el("span", { class: "unseen" }, ` (${count(found.filled)} filled in)`)),
-    el("span", { class: "count" }, count(found.count), el("span", { class: "unseen" }, " products"))))));
+    found.count > 0 && el("span", { class: "count" }, count(found.count),
+      el("span", { class: "unseen" }, " products"))))));
   const rest = all.length - SHOWN;
   const more = el("button", { type: "button", class: "text-button", "data-key": `${name} more`,
     onclick: () => {
@@ -84,11 +88,11 @@ function rule(query, index, change) {
     folded.add("rule");
   }
   const example = index.fields.includes("price") ? "price < 50" : `${index.fields[0] ?? "title"} is not null`;
-  return group("Rule", "rule", el("form", { class: "rule", onsubmit: (event) => {
+  return group("Advanced filter", "rule", el("form", { class: "rule", onsubmit: (event) => {
     event.preventDefault();
     change({ where: event.target.elements.where.value.trim() });
   } },
-  el("label", { for: "where" }, el("span", { class: "unseen" }, "Rule that products must fit")),
+  el("label", { for: "where" }, el("span", { class: "unseen" }, "Filter that products must fit")),
   el("input", { id: "where", name: "where", maxlength: "5000", value: query.where, spellcheck: "false",
     autocapitalize: "none", placeholder: example, "data-key": "where", "aria-describedby": "where-fields" }),
   el("button", { type: "submit", class: "quiet" }, "Apply"),

@@ -52,14 +52,14 @@ function panel(kind, heading, lines, buttons) {
     el("h3", {}, heading),
     lines.map((line) => el("p", {}, line)),
     buttons.length > 0 && el("p", { class: "buttons" }, buttons.map(([words, action], at) =>
-      el("button", { type: "button", class: at ? "quiet" : "primary", onclick: action }, words))));
+      el("button", { type: "button", class: at || kind === "weak" ? "quiet" : "primary", onclick: action }, words))));
 }
 
 export function noGoodMatch(probability, filters, clear) {
-  const sure = probability == null ? "" : ` (${percent(probability)} likely that there is one)`;
+  const sure = probability == null ? "" : `, by our estimate with a chance of ${percent(1 - probability)}`;
   return panel("weak", "No good match",
-    [`This catalog seems not to have it${sure}. Below is what comes nearest.`,
-      "A tighter crop around the thing, or other words, may help."],
+    [`The catalog does not have it${sure}. What comes nearest is below.`,
+      "A tighter crop or other words may help."],
     filters ? [["Clear the filters", clear]] : []);
 }
 

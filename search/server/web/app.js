@@ -40,6 +40,7 @@ function go(part, picture = photo) {
   photo = query.photo ? picture : null;
   history.pushState({ photo: remembered(photo) }, "", toURL(query));
   show();
+  if (find("results").getBoundingClientRect().top < 0) find("results").scrollIntoView();
 }
 
 /** A change of what was asked that keeps the words in the box in step. */

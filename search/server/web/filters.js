@@ -1,19 +1,22 @@
 // Facets with counts, the price range and the filter in words.
 
 import { el, icon } from "./dom.js";
+import { toURL } from "./query.js";
 import { count, title } from "./values.js";
 
 const SHOWN = 8; // values of a facet before "more"
 const unfolded = new Set(); // facets whose rest is shown
 const folded = new Set(); // facets that were closed
+let before = { asked: "", values: {} }; // by facet, when none of its values was chosen
 
 /** Fills `place`. `change(part)` takes what is to change in the query. */
 export function drawFilters(place, query, index, answer, change) {
   const names = index.attributes.filter((name) =>
     query.attributes[name] || answer?.facets[name]?.length);
   const focused = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const asked = toURL({ ...query, attributes: {}, page: 1, product: "" });
   place.replaceChildren(
-    ...names.map((name) => facet(name, query, answer?.facets[name] ?? [], change)),
+    ...names.map((name) => facet(name, query, valuesOf(name, query, asked, answer), change)),
     ...(index.price ? [priceRange(query, index.price, answer?.price, change)] : []),
     rule(query, index, change),
     ...(names.some((name) => answer?.facets[name]?.some(({ filled }) => filled))
@@ -25,10 +28,23 @@ export function drawFilters(place, query, index, answer, change) {
   }
 }
 
-function facet(name, query, values, change) {
+/** Those of the answer; where one is chosen also those that could be chosen instead. */
+function valuesOf(name, query, asked, answer) {
+  const values = answer?.facets[name] ?? [];
   const chosen = query.attributes[name];
-  const all = values.some(({ value }) => value === chosen) || !chosen
-    ? values : [{ value: chosen, count: 0, filled: 0 }, ...values];
+  if (before.asked !== asked) before = { asked, values: {} };
+  if (!chosen) {
+    before.values[name] = values;
+    return values;
+  }
+  const counted = new Map(values.map((found) => [found.value, found]));
+  const names = new Set([chosen, ...counted.keys(), ...(before.values[name] ?? [])
+    .map(({ value }) => value)]);
+  return [...names].map((value) => counted.get(value) ?? { value, count: 0, filled: 0 });
+}
+
+function facet(name, query, all, change) {
+  const chosen = query.attributes[name];
   const set = (value) => {
     const { [name]: old, ...others } = query.attributes;
     change({ attributes: old === value ? others : { ...others, [name]: value } });
@@ -123,5 +139,7 @@ export function drawChips(place, query, change) {
   }
 }
 
-const priceWords = ({ min, max }) =>
-  (min === null ? `up to ${max}` : max === null ? `from ${min}` : `${min} – ${max}`);
+function priceWords({ min, max }) {
+  if (min === null) return `Price: up to ${count(max)}`;
+  return max === null ? `Price: from ${count(min)}` : `Price: ${count(min)} – ${count(max)}`;
+}

@@ -56,9 +56,9 @@ function panel(kind, heading, lines, buttons) {
 }
 
 export function noGoodMatch(probability, filters, clear) {
-  const sure = probability == null ? "" : `, by our estimate with a chance of ${percent(1 - probability)}`;
+  const sure = probability == null ? "" : ` (${percent(1 - probability)})`;
   return panel("weak", "No good match",
-    [`The catalog does not have it${sure}. What comes nearest is below.`,
+    [`Probably${sure} this catalog does not have it. What comes nearest is below.`,
       "A tighter crop or other words may help."],
     filters ? [["Clear the filters", clear]] : []);
 }

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { DEEPEST, PAGE, formOf, hasFilters } from "./query.js";
 
 const MOST = 200; // products of a request
+const MOST_FACETS = 50;
 
 /** All pages of the query up to the one that is asked for. */
 export async function answerOf(asked, signal) {
@@ -23,7 +24,7 @@ export async function pageOf({ index, query, photo }, offset, k, signal) {
   const form = formOf(query, photo?.blob);
   form.append("k", k);
   form.append("offset", offset);
-  for (const name of index.attributes) form.append("facets", name);
+  for (const name of index.attributes.slice(0, MOST_FACETS)) form.append("facets", name);
   try {
     return await api.search(index.name, form, signal);
   } catch (error) {

@@ -23,7 +23,7 @@ pytest.importorskip("starlette", reason="starlette is not installed")
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.search.server.shop import Refusal, Shop, read_shop, serving
+from tests.search.server.shop import RefusalError, Shop, read_shop, serving
 
 CHROMIUM = os.environ.get("SHOPLENS_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
@@ -373,7 +373,7 @@ def test_the_price_range_is_added_to_the_filter(page: Page, shop: Shop) -> None:
 
 
 def test_values_that_were_filled_in_are_marked(page: Page, shop: Shop) -> None:
-    filled = [product for product in shop.products if product.filled][0]
+    filled = next(product for product in shop.products if product.filled)
     page.goto(f"/?text=shop&product={filled.id}")
     row = page.locator("dl").filter(has_text="Color")
     expect(row).to_contain_text(f"≈ {filled.fields['color']}")
@@ -544,7 +544,7 @@ def test_pictures_load_late_and_move_nothing(page: Page) -> None:
 
 
 def test_an_overloaded_server(page: Page, shop: Shop) -> None:
-    shop.refusal = Refusal(503, "overloaded", "busy", {"Retry-After": "4"})
+    shop.refusal = RefusalError(503, "overloaded", "busy", {"Retry-After": "4"})
     page.goto("/?text=red")
     alert = page.get_by_role("alert").filter(has_text="Many people")
     expect(alert).to_contain_text("try again in 4 seconds")
@@ -589,7 +589,9 @@ def test_titles_are_text_and_never_markup(opened: Open, shop: Shop) -> None:
     from dataclasses import replace
 
     evil = "<img src=x onerror=alert(1)><b>bold</b>"
-    shop.products = [replace(shop.products[0], title=evil, fields={**shop.products[0].fields, "color": evil})]
+    shop.products = [
+        replace(shop.products[0], title=evil, fields={**shop.products[0].fields, "color": evil})
+    ]
     page = opened(f"/?text={evil}")
     expect(cards(page).first.get_by_role("heading")).to_have_text(evil)
     expect(page.locator("#found b")).to_have_count(0)
@@ -666,7 +668,9 @@ def test_the_keys_reach_everything(page: Page) -> None:
     assert {"value", "pill over", "open", "quiet"} <= reached
 
 
-@pytest.mark.parametrize("settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"]
+)
 def test_axe_finds_no_serious_fault(opened: Open, shop: Shop, settings: dict[str, Any]) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     faults = []
@@ -701,7 +705,7 @@ def test_axe_finds_no_serious_fault(opened: Open, shop: Shop, settings: dict[str
     shop.good_match = False
     search(page, "submarine")
     check("no good match")
-    shop.refusal = Refusal(503, "overloaded", "busy", {"Retry-After": "4"})
+    shop.refusal = RefusalError(503, "overloaded", "busy", {"Retry-After": "4"})
     page.goto("/?text=red")
     page.locator(".panel.error").wait_for()
     check("error")

@@ -28,7 +28,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,train,bench,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cpu,train,bench,serve,dev]'
 	touch $@
 
 clean:

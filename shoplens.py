@@ -32,10 +32,11 @@ import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
 import indexing.convert_cli
-import indexing.explaining_cli
 import indexing.info_cli
 import indexing.reading_cli
 import search.cli
+import search.explain_cli
+import search.serve_cli
 import training.albef_cli
 import training.attributes_cli
 import training.cli
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from indexing.models import load_encoder
     from indexing.models.protocol import Encoder
     from indexing.store import open_index
+    from search.client import Client
     from search.engine import SearchEngine
     from search.hits import Answers, Hit
 
@@ -57,6 +59,7 @@ __all__ = [
     "Answers",
     "BuildReport",
     "Catalog",
+    "Client",
     "Encoder",
     "Hit",
     "Product",
@@ -74,6 +77,7 @@ __all__ = [
 _HOME = {
     "BuildReport": "indexing.build",
     "Catalog": "indexing.catalog",
+    "Client": "search.client",
     "Encoder": "indexing.models.protocol",
     "Answers": "search.hits",
     "Hit": "search.hits",
@@ -136,12 +140,13 @@ app.command()(indexing.convert_cli.convert)
 app.command()(indexing.changing_cli.delete)
 app.command()(search.cli.demo)
 app.command()(indexing.cli.doctor)
-app.command()(indexing.explaining_cli.explain)
+app.command()(search.explain_cli.explain)
 app.command()(indexing.attributes_cli.export)
 app.command()(indexing.cli.index)
 app.command()(indexing.info_cli.info)
 app.command()(indexing.changing_cli.rollback)
 app.command()(search.cli.search)
+app.command()(search.serve_cli.serve)
 app.command()(indexing.changing_cli.update)
 app.command()(benchmarks.upgrade_cli.upgrade)
 app.add_typer(train, name="train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -34,9 +35,14 @@ def read_queries(file: Path) -> list[Query]:
     """Queries of a CSV file with the columns product_id and query (a text) or image (a file
     beside it), a row for each right product.
 
+    Of a `.jsonl` file, as `shoplens serve --feedback-file` writes it, those lines count whose
+    query is a text alone and whose action is not "bad".
+
     Raises BenchmarkError for a file that cannot be read or that has other columns, and for
     a row without query or product.
     """
+    if file.suffix == ".jsonl":
+        return read_feedback(file)
     right: dict[tuple[str, str], set[str]] = defaultdict(set)
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -63,6 +69,30 @@ def read_queries(file: Path) -> list[Query]:
         Query(text or None, file.parent / image if image else None, frozenset(products))
         for (text, image), products in right.items()
     ]
+
+
+def read_feedback(file: Path) -> list[Query]:
+    """The texts that people asked with and the products that they took; see `read_queries`."""
+    right: dict[str, set[str]] = defaultdict(set)
+    number = 0
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                number += 1
+                event = json.loads(line)
+                query, product = event["query"], event["product_id"]
+                alone = not (event.get("image_sha256") or event.get("like") or event.get("minus"))
+                if query and alone and event["action"] != "bad":
+                    right[query].add(product)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"{shown(file)}, line {number} is no feedback of `shoplens serve`: {error}"
+        ) from error
+    if not right:
+        raise BenchmarkError(
+            f"{shown(file)} holds no text that somebody found something with: collect more"
+        )
+    return [Query(text, None, frozenset(products)) for text, products in right.items()]
 
 
 def own_queries(index: OpenIndex) -> list[Query]:

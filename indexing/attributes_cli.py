@@ -47,6 +47,22 @@ def export(
     typer.echo(f"{out}: {len(index.products):,} products", err=True)
 
 
+def say_dropped(folder: Path) -> None:
+    """Says that an index which has attributes will have none once it is built anew."""
+    from indexing.errors import IndexFolderError
+    from indexing.manifest import read_manifest
+
+    try:
+        record = read_manifest(folder).attributes
+    except IndexFolderError:  # there is none yet, or none that could be kept
+        return
+    if record is not None:
+        typer.echo(
+            f"{folder} has attributes, and will have none: --attributes {record.name} keeps them",
+            err=True,
+        )
+
+
 def say_filled(folder: Path) -> None:
     """Says how the attributes of an index are known, if it has some."""
     from indexing.store import open_index

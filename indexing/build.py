@@ -50,7 +50,7 @@ from indexing.segment_files import (
     write_tables,
     write_vectors,
 )
-from indexing.store import OpenIndex
+from indexing.store import OpenIndex, open_index
 
 Planner = Callable[[int, int], Plan]  # of the number of vectors and their length
 
@@ -149,7 +149,9 @@ def build_index(
             remove_unneeded(out, manifest)
         else:
             if classifier is not None:
-                known = prediction_cache(staging / "attributes", classifier, previous)
+                # One by another encoder has the attributes, too.
+                held = previous or _opened(out)
+                known = prediction_cache(staging / "attributes", classifier, held)
                 add_attributes(work, classifier, known, progress)
             keys = keys_of(read, read.usable)
             titles = None if chosen.type == "exact" else title_vectors(work, encoder)
@@ -210,6 +212,13 @@ def _refuse_missing(previous: OpenIndex, read: CatalogVectors) -> None:
             f"read, first {read.embedded.failures[int(missing[0])]}; mount or restore them, or "
             "drop them with --accept-missing; the index is unchanged"
         )
+
+
+def _opened(folder: Path) -> OpenIndex | None:
+    try:
+        return open_index(folder)
+    except IndexFolderError:
+        return None
 
 
 def _filled_by(index: OpenIndex) -> str | None:

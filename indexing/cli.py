@@ -105,7 +105,9 @@ def index(
     attributes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="What `shoplens train attributes` wrote: fill in attributes."
+            metavar="FOLDER",
+            help="What `shoplens train attributes` wrote: fill in attributes. Without it the "
+            "index has none.",
         ),
     ] = None,
 ) -> None:
@@ -121,7 +123,7 @@ def index(
     shown: its type, memory, disk and time. Small catalogs are searched exactly, and ones of
     50,000 pictures and more by compressed vectors, unless you choose.
     """
-    from indexing.attributes_cli import say_filled
+    from indexing.attributes_cli import say_dropped, say_filled
     from indexing.build import build_index
     from indexing.catalog import read_catalog
     from indexing.malloc import keep_freed_memory
@@ -129,6 +131,8 @@ def index(
     from indexing.models.cma_clip import load_attributes
 
     keep_freed_memory()
+    if attributes is None:
+        say_dropped(out)
     plan = _planner(recall, memory, index_type)
     with resumable():
         source = read_catalog(

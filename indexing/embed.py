@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 # On a CPU small batches stay in the caches and need little memory: 16 is faster than 64.
 BATCH_SIZE = 16
 SHARD_SIZE = 1024
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 Progress = Callable[[int, int], None]
 Hashes = NDArray[np.uint64]
@@ -179,7 +182,9 @@ def embed_pictures(
     result = Embedded()
     pool = ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode")
     try:
-        loaded = _load_ahead(pictures, encoder, cache, pool, lookahead=2 * batch_size)
+        loaded = ahead(
+            pool, lambda picture: _load(picture, encoder, cache), pictures, 2 * batch_size
+        )
         if progress is not None:
             loaded = _reported(loaded, total, progress)
         for _ in range(0, total, shard_size):
@@ -251,17 +256,13 @@ def _embed_shard(
     result.keys.extend(key if key not in cache.failures else None for key in keys)
 
 
-def _load_ahead(
-    pictures: Iterable[ProductImage],
-    encoder: Encoder,
-    cache: VectorCache,
-    pool: ThreadPoolExecutor,
-    lookahead: int,
-) -> Iterator[_Loaded]:
-    """Pictures loaded by the threads, in order, at most `lookahead` of them at a time."""
-    queue: deque[Future[_Loaded]] = deque()
-    for picture in pictures:
-        queue.append(pool.submit(_load, picture, encoder, cache))
+def ahead(
+    pool: ThreadPoolExecutor, work: Callable[[_A], _B], items: Iterable[_A], lookahead: int
+) -> Iterator[_B]:
+    """What the threads make of items, in order, at most `lookahead` of them at a time."""
+    queue: deque[Future[_B]] = deque()
+    for item in items:
+        queue.append(pool.submit(work, item))
         if len(queue) == lookahead:
             yield queue.popleft().result()
     while queue:

@@ -14,6 +14,8 @@
     │   └── WhereError          a filter expression that cannot be parsed or applied
     ├── TrainingError           a training run that cannot start or go on
     ├── BenchmarkError          a benchmark that cannot be built or run
+    ├── OverloadedError         a server with as many queries as it may hold
+    ├── ServerError             a server that cannot start, or that answers with an error
     └── MissingDependencyError  an optional library that is not installed
 
 Each message is one line that names the bad value and the way out; the command
@@ -77,6 +79,28 @@ class TrainingError(ShoplensError):
 
 class BenchmarkError(ShoplensError):
     """A benchmark that cannot be built or run."""
+
+
+class OverloadedError(ShoplensError):
+    """As many queries are waiting as may; one more is refused at once."""
+
+
+class ServerError(ShoplensError):
+    """A server that cannot start; to a client, one that answers with an error or not at all.
+
+    Attributes:
+        status: HTTP status; None where there was no answer.
+        code: As in the server's JSON, such as "bad_where"; empty where there is none.
+        request_id: What the server's log knows the request by.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, code: str = "", request_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
 
 
 class MissingDependencyError(ShoplensError):

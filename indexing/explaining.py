@@ -100,6 +100,11 @@ def explain(
     return Explanation(found.score, layer, words)
 
 
+def can_explain(encoder: AlbefEncoder) -> bool:
+    """Whether it has what `explain` needs: a matching head, and two fusion layers."""
+    return encoder.has_match and encoder.config.text_layers - encoder.config.fusion_layer > 1
+
+
 def map_entropy(cam: NDArray[np.float32]) -> float:
     """The entropy of a map's values (>= 0) as shares of their sum, in that of equal shares.
 

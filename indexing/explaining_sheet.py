@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from indexing.explaining import Explanation, WordMap
@@ -13,7 +14,7 @@ from indexing.models.pictures import bounded
 from indexing.sheet import TILE, SheetCell, cell_grid
 
 _COLUMNS = 5
-_COLD, _WARM, _HOT = "#23307c", "#f2c230", "#d7191c"
+_COLD, WARM, HOT = "#23307c", "#f2c230", "#d7191c"
 _HEAT = 0.55  # how far the colours cover the picture
 
 
@@ -42,6 +43,12 @@ def _sheet(first: SheetCell, picture: Image.Image, words: Sequence[WordMap]) -> 
     return cell_grid([first, *cells], _COLUMNS)
 
 
+def heat_levels(heat: NDArray[np.float32], size: tuple[int, int]) -> Image.Image:
+    """A map, float32 [h, w] from 0 to 1, at this width and height, as a grey picture (L)."""
+    spread = Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC)
+    return Image.fromarray(np.rint(np.asarray(spread).clip(0, 1) * 255).astype(np.uint8))
+
+
 def remark(word: WordMap) -> str:
     """What there is to say of a word: its entropy, and what becomes of it."""
     if not word.read:
@@ -55,8 +62,6 @@ def _overlay(picture: Image.Image, word: WordMap) -> Image.Image:
     shown.thumbnail((2 * TILE, 2 * TILE))
     highest = float(word.map.max())
     if highest > 0:
-        heat = Image.fromarray(word.map / highest).resize(shown.size, Image.Resampling.BICUBIC)
-        levels = Image.fromarray(np.rint(np.asarray(heat).clip(0, 1) * 255).astype(np.uint8))
-        colours = ImageOps.colorize(levels, _COLD, _HOT, _WARM)
-        shown = Image.blend(shown, colours, _HEAT)
+        levels = heat_levels(word.map / highest, shown.size)
+        shown = Image.blend(shown, ImageOps.colorize(levels, _COLD, HOT, WARM), _HEAT)
     return shown if word.kept else ImageOps.grayscale(shown)

@@ -13,6 +13,7 @@ from indexing.attributes_cli import filled_lines
 from indexing.cli import fields_line, rows_line
 
 if TYPE_CHECKING:
+    from indexing.attributes.record import AttributesRecord
     from indexing.manifest import Manifest
     from indexing.match_record import MatchRecord
 
@@ -44,8 +45,8 @@ def info(
         typer.echo(line)
     if manifest.attributes is not None:
         typer.echo(f"  attributes by {manifest.attributes.name}")
-    for line in filled_lines(index):
-        typer.echo(line)
+        for line in (*filled_lines(index), *_rerank_lines(manifest.attributes)):
+            typer.echo(line)
 
 
 def _description(folder: Path, manifest: Manifest, earlier: Sequence[Manifest]) -> Iterator[str]:
@@ -70,6 +71,19 @@ def _description(folder: Path, manifest: Manifest, earlier: Sequence[Manifest]) 
     yield f"  files:    {files}, {manifest.bytes / 1e6:,.1f} MB, all as the manifest says"
     for old in earlier:
         yield f"  kept:     version {old.version}, {old.created:%Y-%m-%d %H:%M} UTC: {old.change}"
+
+
+def _rerank_lines(attributes: AttributesRecord) -> Iterator[str]:
+    """For each kind of query whether attributes put answers into order, and what that gains."""
+    for mode, record in attributes.rerank.items():
+        mean, low, high = record.gain
+        state = "on" if record.active else "off"
+        yield (
+            f"  rerank:   {mode}: {state}, nDCG@10 {mean:+.3f} [{low:+.3f}, {high:+.3f}] on "
+            f"{record.queries}"
+        )
+    for mode, why in attributes.skipped.items():
+        yield f"  rerank:   {mode}: off, {why}"
 
 
 def _match_lines(match: MatchRecord) -> Iterator[str]:

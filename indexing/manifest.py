@@ -191,11 +191,16 @@ def check_classifier(
     record = manifest.attributes
     if (record and record.fingerprint) == (classifier and classifier.fingerprint):
         return
+    again = "`shoplens index` with --attributes FOLDER"
+    if record is None:
+        raise IndexMismatchError(
+            f"{folder} has no attributes: fill them in by {again}, or update without a classifier"
+        )
     given = "none" if classifier is None else f"{classifier.name}, which is another"
-    made = "has no attributes" if record is None else f"has attributes by {record.name}"
     raise IndexMismatchError(
-        f"{folder} {made}, and the classifier given is {given}: run `shoplens index` with "
-        "--attributes FOLDER to fill all of them in anew, or update with the old one"
+        f"{folder} has attributes by {record.name} (fingerprint {record.fingerprint[:12]}), and "
+        f"the classifier given is {given}: update with that one, or fill all of them in anew by "
+        f"{again}"
     )
 
 

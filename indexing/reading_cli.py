@@ -39,7 +39,7 @@ def attributes(
 
         shoplens attributes my-attributes --image mug.jpg --title "stoneware mug" --sheet look.png
     """
-    from indexing.attributes.attention import attention_maps
+    from indexing.attributes.attention import as_seen, attention_maps
     from indexing.errors import QueryError
     from indexing.explaining_sheet import attention_sheet
     from indexing.images import read_image
@@ -61,7 +61,8 @@ def attributes(
         typer.echo(json.dumps(found) if as_json else _line(found))
     if sheet is not None and picture is not None and title is not None:
         maps = attention_maps(classifier, picture, title)
-        save_sheet(attention_sheet(picture, title, maps), sheet, "--sheet")
+        seen = as_seen(classifier, picture)
+        save_sheet(attention_sheet(seen, title, maps), sheet, "--sheet")
         typer.echo(f"picture: {sheet}", err=True)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from indexing.attributes.storing import write_columns
+from indexing.attributes.storing import STALE, write_columns
 from indexing.catalog import Reject
 from indexing.catalog.product import ProductImage
 from indexing.committing import file_records, next_segment
@@ -17,8 +18,10 @@ from indexing.index_types import plan_index
 from indexing.manifest import ATTRIBUTES, REJECTS, IndexCounts, SegmentRecord
 from indexing.messages import printable
 from indexing.models.protocol import Encoder
+from indexing.near import main_pictures
 from indexing.segment_files import write_merged_tables, write_vectors
 from indexing.store import OpenIndex
+from indexing.table import Images
 
 MAX_MISSING = 0.05  # share of the pictures that may have become unreadable
 
@@ -27,6 +30,9 @@ def reembed(
     before: OpenIndex, new: Encoder, cache: VectorCache, work: Path, progress: Progress | None
 ) -> SegmentRecord:
     """Write the products of `before` to the folder `work` as a segment of `new`'s vectors.
+
+    Attributes stay as they are, until a build reads those anew of which the main picture is
+    another by now.
 
     Raises IndexFolderError where more than MAX_MISSING of the pictures cannot be embedded;
     what else cannot be goes to the segment's rejects.
@@ -64,7 +70,9 @@ def reembed(
     write_merged_tables(work, before.products.table.filter(pa.array(alive)), images)
     if before.attributes:
         columns = {name: column.take(alive) for name, column in before.attributes.items()}
-        write_columns(work / ATTRIBUTES, columns, before.modes[alive])
+        same = _mains(before.images, len(alive))[alive] == _mains(Images(images), alive.sum())
+        modes = np.where(same, before.modes[alive], STALE).astype(np.int8)
+        write_columns(work / ATTRIBUTES, columns, modes)
     with (work / REJECTS).open("w", encoding="utf-8") as rejects:
         for picture, reason in sorted(embedded.failures.items()):
             product = int(owners[picture])
@@ -89,3 +97,9 @@ def reembed(
         removed=0,
         files=file_records(work),
     )
+
+
+def _mains(images: Images, products: int) -> NDArray[np.str_]:
+    """The SHA-256 of each product's main picture, str [products]; nothing where it has none."""
+    rows = main_pictures(images.product, images.main, products)
+    return np.array([*images.sha256, ""])[rows]

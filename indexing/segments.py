@@ -52,7 +52,7 @@ class Segment:
     vectors: Floats  # [n, dim], mapped read-only
     index: VectorIndex
     attributes: dict[str, Column]  # of the products; none where the index has none
-    modes: NDArray[np.int8]  # what each product's attributes were read from, places in MODES
+    modes: NDArray[np.int8]  # what each product's attributes were read from, see storing.py
 
     @property
     def keys(self) -> list[bytes]:

@@ -1,7 +1,7 @@
 """Opening an index: what is in a folder, checked and put together.
 
     DIR/manifest.json       names the segments that hold; replacing it is the commit
-    DIR/s000001/ …          segments: products, pictures, vectors, FAISS index, rejects
+    DIR/s000001/ …          segments: products, pictures, vectors, FAISS index, attributes, rejects
     DIR/versions/000001.json …  the manifests before, to go back to
     DIR/.staging/           work of an unfinished command, removed when it is committed
     DIR/.shoplens.lock      held by the one process that writes
@@ -54,7 +54,7 @@ class OpenIndex:
     index: VectorIndex
     # Of the products, by name; none where nothing filled them in.
     attributes: dict[str, Column] = field(default_factory=dict)
-    # What each product's attributes were read from, places in MODES: int8 [products].
+    # What each product's attributes were read from, see attributes/storing.py: int8 [products].
     modes: NDArray[np.int8] = field(default_factory=lambda: np.empty(0, np.int8))
 
     def known(self, product: int) -> dict[str, Known]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from indexing.attributes.columns import Columns
+from indexing.attributes.vocabulary import ABSTAINED
 from indexing.catalog.product import Product
 
 TEXT_FIELDS = ("title", "description", "brand", "category", "currency", "availability")
@@ -63,8 +64,8 @@ class Products:
     """The product fields of an index, by row. Attributes stand beside the other fields;
     one that is named like a field of its own is left out.
 
-    Where the merchant gives no value of an attribute, one that was filled in stands for it in
-    `column`; `fields` are the merchant's own.
+    Where the merchant gives no value of an attribute, or one that means nothing, one that was
+    filled in stands for it in `column`; `fields` are the merchant's own.
     """
 
     def __init__(self, table: pa.Table, filled: Columns | None = None) -> None:
@@ -146,8 +147,8 @@ class Products:
         texts[:] = values.to_pylist()
         if name in self._filled:
             column = self._filled[name]
-            words = np.array([*column.attribute.values, None], object)  # ABSTAINED is the last
-            gaps = np.array([not text for text in texts], np.bool_)
+            words = np.array(column.attribute.values, object)
+            gaps = column.filled != ABSTAINED
             texts[gaps] = words[column.filled[gaps]]
         return texts
 
@@ -187,6 +188,14 @@ class Images:
         """The file of a picture, None for a URL."""
         path = self._table["path"][row].as_py()
         return None if path is None else Path(path)
+
+    def role(self, row: int) -> str:
+        """`main` or `additional`."""
+        return str(self._table["role"][row])
+
+    def sha256_of(self, row: int) -> str:
+        """Of the bytes of one picture, without reading all."""
+        return str(self._table["sha256"][row])
 
     @cached_property
     def main(self) -> NDArray[np.bool_]:

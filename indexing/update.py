@@ -194,11 +194,13 @@ def _commit_after(previous: OpenIndex, segment: SegmentRecord, work: Path, chang
 
 def _unchanged(read: CatalogVectors, cache: VectorCache, previous: OpenIndex) -> Mask:
     """bool [products of the catalog]: held by the index with the same fields and pictures."""
+    unchanged = np.zeros(len(read.usable), np.bool_)
     place = {product_id: row for row, product_id in enumerate(previous.products.ids)}
+    if not place:  # all of them were deleted
+        return unchanged
     held = _pictures(previous.images.table)
     named = _pictures(image_table(read, cache, read.usable))
     usable_rows = np.cumsum(read.usable) - 1
-    unchanged = np.zeros(len(read.usable), np.bool_)
     for first, batch in read.found.product_batches():
         rows = [place.get(product_id) for product_id in batch["id"].to_pylist()]
         before = previous.products.table.take(pa.array([row or 0 for row in rows])).to_pylist()

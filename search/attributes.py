@@ -99,11 +99,14 @@ class QueryAttributes:
             rerank: Whether more than what is chosen is wanted.
 
         Raises:
-            QueryError: An attribute or a value that is chosen is unknown.
+            QueryError: An attribute or a value that is chosen is unknown, or an attribute is
+                chosen twice, in two ways of writing.
         """
         found: dict[str, Evidence] = {}
         for given, value in chosen.items():
             attribute = self.attribute(given)
+            if attribute.name in found:
+                raise QueryError(f"{given!r} is {attribute.name}, which is chosen already")
             found[attribute.name] = told(attribute, [self._value(attribute, value)], "chosen")
         mode = mode_of(picture is not None, text)
         record = self.reranking(mode)

@@ -16,7 +16,7 @@ from search.diversity import check_diversity
 from search.facets import FacetCount
 from search.fusion import Fuse
 from search.hits import Answers
-from search.live import LiveIndex
+from search.live import LiveIndex, Load
 from search.neighbours import Neighbours
 from search.query import Crop, Picture, load_picture, query_vector
 from search.rerank import OnRerank, Reranker
@@ -33,23 +33,27 @@ class SearchEngine:
     Each query is answered by the version of the index that was committed last, see live.py.
     """
 
-    def __init__(self, index: OpenIndex, encoder: Encoder) -> None:
-        """`encoder` must be the one that made the index; `open` checks that."""
-        self._live = LiveIndex(index, encoder)
+    def __init__(self, index: OpenIndex, encoder: Encoder, *, load: Load | None = None) -> None:
+        """`encoder` must be the one that made the index; `open` checks that. `load` opens the
+        encoder of a later version that another one made; by default `load_encoder` does."""
+        self._live = LiveIndex(index, encoder, load)
         self._version = Version(index, encoder)
 
     @classmethod
-    def open(cls, folder: str | Path, *, model: str | None = None) -> SearchEngine:
+    def open(
+        cls, folder: str | Path, *, model: str | None = None, load: Load | None = None
+    ) -> SearchEngine:
         """Open an index folder and the encoder that made it.
 
         `model` names that encoder where it now has another name than at the time of
-        indexing. Raises IndexFolderError (also its kinds: corrupt, of another model)
-        and ModelError.
+        indexing. `load` opens encoders in place of `load_encoder`, such as one for several
+        indexes or one that batches. Raises IndexFolderError (also its kinds: corrupt, of
+        another model) and ModelError.
         """
         folder = Path(folder)
         made_by = read_manifest(folder).encoder.name
         try:
-            encoder = load_encoder(made_by if model is None else model)
+            encoder = (load or load_encoder)(made_by if model is None else model)
         except ModelError as error:
             if model is not None:
                 raise
@@ -57,7 +61,15 @@ class SearchEngine:
                 f"{folder} was made by model {made_by!r}, which cannot be loaded ({error}): "
                 "say with --model where it is now"
             ) from error
-        return cls(open_index(folder, encoder=encoder), encoder)
+        return cls(open_index(folder, encoder=encoder), encoder, load=load)
+
+    def current(self) -> Version:
+        """The version that answers now."""
+        index, encoder = self._live.current()
+        version = self._version
+        if version.index is not index:
+            version = self._version = Version(index, encoder, version)
+        return version
 
     def search(
         self,
@@ -79,6 +91,8 @@ class SearchEngine:
         attributes: Mapping[str, str] | None = None,
         rerank: bool = True,
         facets: Sequence[str] = (),
+        prices: bool = False,
+        version: Version | None = None,
     ) -> Answers:
         """The k products nearest to a picture, a text or both, best first.
 
@@ -113,13 +127,14 @@ class SearchEngine:
 
         `facets` are attributes whose values are counted (`Answers.facets`) among the first 200
         products by cosine, whatever k is; what the merchant does not say was filled in by the
-        classifier where that was sure.
+        classifier where that was sure. With `prices` their lowest and highest price is told
+        (`Answers.prices`). `version`, one of `current()`, answers in place of the newest.
 
         Raises QueryError, WhereError and ImageError.
         """
         _check_k(k)
         check_diversity(diversity, k)
-        version = self._current()
+        version = version or self.current()
         encoder = version.encoder
         if attributes and itm_rerank is not None:
             raise QueryError("attributes and itm_rerank are two orders: give one of them")
@@ -149,14 +164,16 @@ class SearchEngine:
             wishes = version.wishes(shown, said, attributes or {}, rerank=rerank)
         hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank, wishes)
         counted = {}
-        if facets:
+        between = None
+        if facets or prices:
             rows = version.first(near, FACETED, fuse, collapse)
             counted = version.facets(facets, rows)
+            between = version.prices(rows) if prices else None
         plain = not minus and (picture is None or text is None or image_weight == text_weight)
         if not plain:
-            return Answers(hits, facets=counted)
+            return Answers(hits, facets=counted, prices=between)
         sure = version.confidence.of(near, image=picture is not None, text=bool(text))
-        return Answers(hits, *sure, facets=counted)
+        return Answers(hits, *sure, facets=counted, prices=between)
 
     def similar(
         self,
@@ -166,6 +183,7 @@ class SearchEngine:
         fuse: Fuse = "max",
         collapse: bool = False,
         diversity: float = 0.0,
+        version: Version | None = None,
     ) -> Answers:
         """The k products nearest to a product's main picture, itself left out.
 
@@ -173,35 +191,30 @@ class SearchEngine:
         """
         _check_k(k)
         check_diversity(diversity, k)
-        version = self._current()
+        version = version or self.current()
         index = version.index
         try:
             row = index.products.row_of(product_id)
         except KeyError:
             raise QueryError(f"product {product_id!r} is not in the index") from None
-        own = index.images.product == row
-        pictures = np.flatnonzero(own)
-        if not len(pictures):
+        pictures = version.pictures(row)
+        if not pictures:
             raise QueryError(f"product {product_id!r} has no picture in the index")
-        main = pictures[np.argmax(index.images.main[pictures])]  # the first where none is
-        near = Neighbours(index, index.vectors[main], ~own)
+        others = np.ones(len(index.images), np.bool_)
+        others[pictures] = False
+        near = Neighbours(index, index.vectors[pictures[0]], others)
         return Answers(version.hits(near, k, fuse, collapse, diversity))
 
-    def facets(self, names: Sequence[str], where: str | None = None) -> dict[str, list[FacetCount]]:
+    def facets(
+        self, names: Sequence[str], where: str | None = None, *, version: Version | None = None
+    ) -> dict[str, list[FacetCount]]:
         """How many products of the index, or of those that match, have each value of these
         attributes. Raises QueryError and WhereError."""
-        version = self._current()
+        version = version or self.current()
         matching = np.ones(len(version.index.products), np.bool_)
         if where is not None:
             matching = version.matching_products(where)
         return version.facets(names, np.flatnonzero(matching))
-
-    def _current(self) -> Version:
-        index, encoder = self._live.current()
-        version = self._version
-        if version.index is not index:
-            version = self._version = Version(index, encoder, version)
-        return version
 
 
 def _check_k(k: int) -> None:

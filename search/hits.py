@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from indexing.attributes.columns import Known
 from search.facets import FacetCount
 
 
@@ -22,6 +23,7 @@ class Hit:
     fields: dict[str, str | float]  # what is known of the product besides its id
     match: float | None = None  # probability that the picture fits the text; None: not reranked
     duplicates: tuple[str, ...] = ()  # ids of the near-duplicates that this one stands for
+    filled: dict[str, Known] = field(default_factory=dict)  # attributes the merchant left open
 
     def to_json(self) -> dict[str, Any]:
         """What the command line prints and the server sends: all but the picture's file."""
@@ -33,6 +35,10 @@ class Hit:
             "image": self.image,
             "duplicates": list(self.duplicates),
             "fields": self.fields,
+            "filled": {
+                name: {"value": known.value, "confidence": known.confidence}
+                for name, known in self.filled.items()
+            },
         }
 
 
@@ -46,6 +52,8 @@ class Answers(list[Hit]):
             that are said to have a match have one; None where there is no such threshold.
         facets: For each attribute that was asked for, how often its values are among the first
             products, see `SearchEngine.search`.
+        prices: The lowest and the highest price among these; None where it was not asked for or
+            none has a price.
     """
 
     def __init__(
@@ -54,8 +62,10 @@ class Answers(list[Hit]):
         match_probability: float | None = None,
         good_match: bool | None = None,
         facets: dict[str, list[FacetCount]] | None = None,
+        prices: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(hits)
         self.match_probability = match_probability
         self.good_match = good_match
         self.facets = facets or {}
+        self.prices = prices

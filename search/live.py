@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock, Thread
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 LARGE = 64 << 20
 
 Stamp = tuple[int, int, int]
+Load = Callable[[str], Encoder]
 
 
 class LiveIndex:
@@ -27,7 +29,8 @@ class LiveIndex:
     not touched by those that come later.
     """
 
-    def __init__(self, index: OpenIndex, encoder: Encoder) -> None:
+    def __init__(self, index: OpenIndex, encoder: Encoder, load: Load | None = None) -> None:
+        self._load = load
         self._folder = index.folder
         self._current = (index, encoder)
         self._stamp: Stamp | None = None  # so that what came since `index` was opened is seen
@@ -77,7 +80,7 @@ class LiveIndex:
         index, encoder = self._current
         try:
             if not _made_by(manifest, encoder):
-                encoder = load_encoder(manifest.encoder.name)
+                encoder = (self._load or load_encoder)(manifest.encoder.name)
             opened = open_index(self._folder, encoder=encoder, before=index)
         except (IndexFolderError, ModelError) as error:
             logger.warning("the index stays at version %d: %s", index.manifest.version, error)

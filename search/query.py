@@ -17,6 +17,7 @@ from indexing.query_text import check_text
 
 MAX_MINUS = 20  # texts
 MAX_WEIGHT = 1_000.0
+MINUS_WEIGHT = 0.5  # of an unwanted text, where nothing else is asked
 
 Picture = str | Path | bytes | Image
 Crop = tuple[float, float, float, float]
@@ -67,7 +68,7 @@ def query_vector(
     *,
     image_weight: float = 1.0,
     text_weight: float = 1.0,
-    minus_weight: float = 0.5,
+    minus_weight: float = MINUS_WEIGHT,
 ) -> NDArray[np.float32]:
     """The unit vector, float32 [dim], of
 
@@ -101,6 +102,14 @@ def query_vector(
         terms.extend(zip(signed, encoder.embed_texts(texts), strict=True))
     if all(weight <= 0 for weight, _ in terms):
         raise QueryError("the weights leave nothing of the query: give one above 0")
+    return unit_sum(terms)
+
+
+def unit_sum(terms: Sequence[tuple[float, NDArray[np.float32]]]) -> NDArray[np.float32]:
+    """The unit vector of a sum of unit vectors with weights, at least one of them not 0.
+
+    Raises QueryError for parts that leave nothing.
+    """
     largest = max(abs(weight) for weight, _ in terms)
     summed = np.sum([weight / largest * vector.astype(float) for weight, vector in terms], axis=0)
     length = math.sqrt(summed @ summed)

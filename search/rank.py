@@ -24,7 +24,8 @@ class Ranker:
         self._index = index
 
     @cached_property
-    def _pictures_of(self) -> PicturesOf:
+    def pictures_of(self) -> PicturesOf:
+        """Which pictures each product has."""
         return PicturesOf(self._index.images.product)
 
     @cached_property
@@ -43,7 +44,7 @@ class Ranker:
         catalog order, however far down they would come. So the first products are the same
         whatever number is asked for.
         """
-        fusion = Fusion(self._index, near, self._pictures_of, fuse)
+        fusion = Fusion(self._index, near, self.pictures_of, fuse)
         if not collapse:
             return fusion.first(products)
         matching = self._matching(near.allowed)

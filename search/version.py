@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.attributes.fusing import reranked
+from indexing.attributes.fusing import disagrees, reranked
 from indexing.errors import QueryError
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex
@@ -70,6 +70,20 @@ class Version:
         found = [known.attribute(name).name for name in wanted]
         return {name: facet(self.index.attributes[name], rows) for name in found}
 
+    def prices(self, rows: Ints | slice) -> tuple[float, float] | None:
+        """The lowest and the highest price among products, int64 [m] or a slice of all;
+        None where none has one."""
+        known = self.index.products.column("price")[rows]
+        known = known[~np.isnan(known)]
+        return (float(known.min()), float(known.max())) if len(known) else None
+
+    def pictures(self, product: int) -> list[int]:
+        """The rows of a product's pictures: the main one, then the others as the catalog has
+        them."""
+        rows, _ = self._ranker.pictures_of(np.array([product]))
+        main = self.index.images.main[rows]
+        return [*rows[main].tolist(), *rows[~main].tolist()]
+
     def first(self, near: Neighbours, products: int, fuse: Fuse, collapse: bool) -> Ints:
         """The first products by cosine, int64 [m]."""
         found = self._ranker.ranked(near, products, fuse=fuse, collapse=collapse)
@@ -96,7 +110,7 @@ class Version:
             agreeing = len(found)
         else:
             first = max(wanted, RERANKED)
-            found = self._ranker.ranked(near, first, fuse=fuse, collapse=collapse)
+            found = self._candidates(near, first, fuse, collapse, wishes)
             found, agreeing = self._by_attributes(found, wishes)
             found = found[:wanted]
         hits = [self._hit(rank, candidate) for rank, candidate in enumerate(found, start=1)]
@@ -105,6 +119,28 @@ class Version:
         if diversity:
             hits = self._diverse(hits, found, k, diversity, agreeing)
         return hits[:k]
+
+    def _candidates(
+        self, near: Neighbours, products: int, fuse: Fuse, collapse: bool, wishes: Wishes
+    ) -> list[Candidate]:
+        """The first products by cosine: of all that do not surely disagree with what was chosen,
+        and then of those that do, however near they are."""
+        chosen = {name: own for name, own in wishes.evidence.items() if own.source == "chosen"}
+        if not chosen:
+            return self._ranker.ranked(near, products, fuse=fuse, collapse=collapse)
+        every = np.arange(len(self.index.products))
+        away = np.zeros(len(every), np.bool_)
+        for name, own in chosen.items():
+            away |= disagrees(every, self.index.attributes[name], own)
+        pictures = away[self.index.images.product]
+        found: list[Candidate] = []
+        for part in (~pictures, pictures):
+            allowed = part if near.allowed is None else part & near.allowed
+            left = products - len(found)
+            if left and allowed.any():
+                some = Neighbours(self.index, near.query, allowed)
+                found += self._ranker.ranked(some, left, fuse=fuse, collapse=collapse)
+        return found
 
     def _by_attributes(self, found: list[Candidate], wishes: Wishes) -> tuple[list[Candidate], int]:
         """The candidates in the order of what the query wishes, and how many stand before those
@@ -141,8 +177,8 @@ class Version:
     def _known_attributes(self) -> QueryAttributes:
         if self._attributes is None:
             raise QueryError(
-                "the index has no attributes: make it with an attribute classifier (see "
-                "`shoplens index --help`), or search without them"
+                "the index has no attributes: make it with `shoplens index CATALOG --out DIR "
+                "--attributes FOLDER`, or search without them"
             )
         return self._attributes
 
@@ -156,6 +192,11 @@ class Version:
             image_path=images.path(candidate.picture),
             fields=products.fields(candidate.product),
             duplicates=tuple(products.id_of(product) for product in candidate.duplicates),
+            filled={
+                name: known
+                for name, known in self.index.known(candidate.product).items()
+                if known.source == "filled"
+            },
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,7 @@ class TinyClassifier:
         known = {value.casefold(): value for value in values}
         if not raw.strip():
             return None
-        return known.get(raw.strip().casefold(), OTHER if OTHER in values else None)
+        return None if raw == "?" else known.get(raw.strip().casefold(), OTHER)
 
     def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
         return {a.name: [(value, value) for value in a.values] for a in self.attributes}
@@ -155,15 +156,17 @@ def pictures_of(
     *,
     main: Sequence[bool] | None = None,
     hashes: Sequence[int] | None = None,
+    files: Sequence[Path] | None = None,
 ) -> Images:
-    """The pictures of products, one row an owner: `0.png` and so on, no files, all different."""
+    """The pictures of products, one row an owner: `0.png` and so on, all different; without
+    `files` there are none."""
     count = len(owners)
     return Images(
         pa.table(
             {
                 "product": owners,
                 "location": [f"{row}.png" for row in range(count)],
-                "path": [None] * count,
+                "path": [None] * count if files is None else list(map(str, files)),
                 "role": ["main" if yes else "additional" for yes in main or [True] * count],
                 "sha256": [f"{row:064x}" for row in range(count)],
                 "phash": [0] * count if hashes is None else hashes,

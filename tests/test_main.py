@@ -57,7 +57,7 @@ def test_an_unforeseen_error_is_one_line_too(
     "command",
     [
         *([], ["clean"], ["convert"], ["demo"], ["doctor"], ["explain"], ["index"]),
-        *(["info"], ["search"], ["train"], ["train", "albef"], ["train", "clip"]),
+        *(["info"], ["search"], ["serve"], ["train"], ["train", "albef"], ["train", "clip"]),
         *(["bench"], ["bench", "ann"], ["bench", "esci-split"]),
         *(["bench", "pruning"], ["bench", "recall"], ["bench", "score"], ["bench", "speed"]),
     ],

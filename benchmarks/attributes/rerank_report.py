@@ -14,6 +14,7 @@ PAGE, FIGURES = "report.md", "figures.json"
 _ORDERS = {
     "shipped": "as an index does it",
     "fitted": "weights without the gate",
+    "unsaid": "the same, titles do not name the values",
     "shuffled": "the same, attributes of other products",
     "oracle": "the same, the merchants' own values",
     "demotion": "demotion alone",
@@ -46,12 +47,13 @@ def task_lines(result: TaskResult) -> list[str]:
     record = result.record
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in record.weights.items())
     gate = "open" if record.active else "shut"
-    gain = Interval(*record.gain)
+    sorts = ", ".join(f"{name} {_signed(Interval(*own))}" for name, own in record.gains.items())
     heads = [f"R@{k}" for k in RECALLS]
     return [
         f"{result.queries:,} queries. By the cosine alone: {plain}.",
         "",
-        f"Gate {gate}: nDCG@10 {_signed(gain)} on {record.asked:,} queries of the other products; "
+        f"Gate {gate}: nDCG@10 {_signed(Interval(*record.gain))} on half of {record.asked:,} "
+        f"queries of the other products ({sorts}); "
         f"weights {weights}, temperature {record.temperature:.3f}, gamma {record.gamma:g}, demote "
         f"{record.demote}. A hard filter would lose {result.lost:.1%} of the right products among "
         f"the candidates. Time: {result.milliseconds[0]:.1f} ms to read a query, "

@@ -2,8 +2,9 @@
 
 Of the titles that the classifier was not trained on a third fits the weights (and shut or open the
 gate, as an index does for itself), and the rest is asked. Both are galleries of their own: no title
-is on both sides. Beside the fitted order stand two that say what its gain is worth: attributes
-dealt to other products, which must not help, and the merchants' own values, which bound it.
+is on both sides. Beside the fitted order stand three that say what its gain is worth: attributes
+read as if titles did not name them, attributes dealt to other products, which must not help, and
+the merchants' own values, which bound it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.attributes.rerank_gaps import without_words
 from benchmarks.statistics import Interval, cluster_bootstrap, mcnemar
 from indexing.attributes.columns import Column, Columns
 from indexing.attributes.fit import (
@@ -89,8 +91,10 @@ class TaskResult:
         record: What an index would be reranked by: what was fitted, or nothing where the gate
             is shut.
         fitted: With the weights as they were fitted, gate or no gate.
-        shuffled, oracle: The same weights with attributes of other products, and with the
-            merchants' own values.
+        unsaid: The same weights with attributes that were read off titles without their words,
+            see rerank_gaps.py.
+        shuffled, oracle: The same with attributes of other products, and with the merchants' own
+            values.
         demotion: With demotion alone, as for a value that is chosen.
         lost: The share of right products among the candidates that surely disagree, by what was
             predicted of them: what a hard filter would have lost.
@@ -104,6 +108,7 @@ class TaskResult:
     record: RerankRecord
     shipped: Effect
     fitted: Effect
+    unsaid: Effect
     shuffled: Effect
     oracle: Effect
     demotion: Effect
@@ -134,6 +139,7 @@ def measure_tasks(
     except NoQueriesError as error:
         raise BenchmarkError(f"{index.folder} is too small to measure on: {error}") from error
     say(f"{len(fit.gallery):,} products to fit on, {len(test.gallery):,} to measure on")
+    unsaid = without_words(test)
     results: dict[str, TaskResult] = {}
     learned: dict[Callable[[Maker], RerankQueries], tuple[RerankQueries, Lists]] = {}
     for name, (asked, ask, learn) in TASKS.items():
@@ -141,7 +147,7 @@ def measure_tasks(
             if learn not in learned:
                 queries = learn(fit)
                 learned[learn] = queries, _lists(queries, fit.gallery)
-            results[name] = _measured(asked, ask(test), test, *learned[learn], fit.gallery)
+            results[name] = _measured(asked, ask(test), test, unsaid, *learned[learn], fit.gallery)
         except NoQueriesError as error:
             say(f"{name}: not measured: {error}")
     return results
@@ -176,6 +182,7 @@ def _measured(
     asked: str,
     queries: RerankQueries,
     maker: Maker,
+    unsaid: Columns,
     fit_queries: RerankQueries,
     fit_lists: Lists,
     fit_gallery: Gallery,
@@ -208,6 +215,7 @@ def _measured(
         record=shipped,
         shipped=effect(shipped, columns),
         fitted=effect(raw, columns),
+        unsaid=effect(raw, unsaid),
         shuffled=effect(raw, shuffled),
         oracle=effect(raw, oracle),
         demotion=effect(demoting, columns),
@@ -217,7 +225,7 @@ def _measured(
 
 
 def _lists(queries: RerankQueries, gallery: Gallery) -> Lists:
-    return first_candidates(gallery.cosines(queries.vectors), queries.relevant)
+    return first_candidates(gallery.cosines(queries.vectors, queries.hidden), queries.relevant)
 
 
 def _given(column: Column, given: Ints) -> Column:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from indexing.cleaning import span_reader
@@ -14,11 +14,8 @@ from indexing.explaining import WordMap, map_entropy
 from indexing.models.cma_clip.classifier import CmaClassifier
 from indexing.query_text import check_text
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
-
-def attention_maps(classifier: CmaClassifier, picture: Image, title: str) -> list[WordMap]:
+def attention_maps(classifier: CmaClassifier, picture: Image.Image, title: str) -> list[WordMap]:
     """The patches that each word reads, as shares of what it reads of the picture.
 
     Attention is averaged over heads and layers, and over the pieces of a word. It says where a
@@ -55,6 +52,14 @@ def attention_maps(classifier: CmaClassifier, picture: Image, title: str) -> lis
         word = text[span.start : span.end]
         found.append(WordMap(word, heat, map_entropy(heat), kept=bool(places), read=bool(places)))
     return found
+
+
+def as_seen(classifier: CmaClassifier, picture: Image.Image) -> Image.Image:
+    """An RGB picture as the tower gets it: cut or put on a ground, and square as the patches."""
+    encoder = classifier.encoder
+    pixels = classifier.preprocess(picture).permute(1, 2, 0)
+    shown = pixels * torch.tensor(encoder.std) + torch.tensor(encoder.mean)
+    return Image.fromarray((shown.clamp(0, 1) * 255).round().byte().numpy())
 
 
 def _shares(read: Tensor) -> Tensor:

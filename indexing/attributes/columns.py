@@ -34,7 +34,7 @@ class Column:
         probabilities: float16 [n, w], theirs; what is missing to 1 belongs to all other classes.
         given: int16 [n], the class of the merchant's own value; ABSTAINED where there is none.
         filled: int16 [n], the class that was sure enough to stand in for a missing value;
-            ABSTAINED where none was, and where a value is given.
+            ABSTAINED where none was, and where a value is given, be it one that is no class.
     """
 
     attribute: Attribute
@@ -70,13 +70,16 @@ class Column:
     def predicted(self, rows: Ints) -> Floats:
         """The distributions that were predicted for these products, float32 [m, classes].
 
-        Classes beyond the first TOP share evenly what those leave of 1.
+        Classes beyond the first TOP share evenly what those leave of 1, but each has less than
+        any of them, so that these stay the first.
         """
         top = self.top[rows].astype(np.int64)
         kept = self.probabilities[rows].astype(np.float32)
         classes = len(self.attribute.values)
         others = classes - top.shape[1]
         tail = np.clip(1 - kept.sum(axis=1, keepdims=True), 0, 1) / max(1, others)
+        below = np.nextafter(self.probabilities[rows][:, -1:], np.float16(0))
+        tail = np.minimum(tail, below.astype(np.float32))
         spread = np.repeat(tail.astype(np.float32), classes, axis=1)
         np.put_along_axis(spread, top, kept, axis=1)
         return spread

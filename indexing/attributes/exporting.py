@@ -14,24 +14,25 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute
 
 def export_csv(index: OpenIndex, file: TextIO) -> None:
     """Writes a row a product: the fields, the merchant's attributes, and for each attribute that
-    is filled in NAME, NAME_confidence and NAME_source ("given", "filled" or nothing).
+    is filled in NAME, NAME_confidence and NAME_source ("given", "filled" or nothing). A column
+    of the merchant's that has one of these names, as of an earlier export, is left out.
 
     A text that a spreadsheet would take for a formula gets a ' in front.
     """
     predicted = list(index.attributes)
-    fields = [name for name in index.products.names() if name not in predicted]
-    head = fields + [f"{name}{end}" for name in predicted for end in ("", "_confidence", "_source")]
+    own = [f"{name}{end}" for name in predicted for end in ("", "_confidence", "_source")]
+    fields = [name for name in index.products.names() if name not in own]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([_safe(name) for name in head])
+    writer.writerow([_safe(name) for name in fields + own])
     for row, values in _rows(index):
         cells = [values.get(name, "") for name in fields]
         known = index.known(row)
         for name in predicted:
             raw, found = values.get(name, ""), known.get(name)
-            if raw:  # also one that the classifier does not know
-                cells += [raw, "1", "given"]
-            elif found is not None and found.source == "filled":
+            if found is not None and found.source == "filled":
                 cells += [found.value, f"{found.confidence:.3f}", "filled"]
+            elif raw:  # also one that the classifier does not know
+                cells += [raw, "1", "given"]
             else:
                 cells += ["", "", ""]
         writer.writerow([_safe(cell) for cell in cells])

@@ -4,7 +4,8 @@ Queries are split into two halves by the product that they were made from. On th
 temperature of the cosine and the weights of the attributes are fitted, and how much frequent values
 count and whether products that disagree come last are chosen. The second half, which none of that
 has seen, decides: the 95% interval of the gain in nDCG@10 over the cosine alone must not reach
-below 0. What does not pass has no weights.
+below 0, nor that of one sort of query (titles, short queries) below -MARGIN: short queries that
+gain much must not pay for titles that lose. What does not pass has no weights.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from indexing.attributes.columns import Columns
 from indexing.attributes.fusing import Evidence, log_agreement, reranked
 from indexing.attributes.gallery import make_gallery
-from indexing.attributes.record import AttributesRecord, Demote, RerankRecord
+from indexing.attributes.record import AttributesRecord, Demote, Gain, RerankRecord
 from indexing.attributes.rerank_queries import Maker, RerankQueries
 from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.attributes.words import Words
@@ -33,6 +34,7 @@ from indexing.table import Images
 CANDIDATES = 200  # products that are put into order, as in a search
 DEPTH = 10
 GAMMAS = (0.0, 0.5, 1.0)
+MARGIN = 0.005  # of nDCG@10: what a sort of query may lose at most, by the end of its interval
 RESAMPLES = 1000
 _STEPS = 400
 _RATE = 0.05
@@ -104,7 +106,7 @@ def fit_reranking(
         except NoQueriesError as error:
             skipped[mode] = str(error)
             continue
-        lists = first_candidates(gallery.cosines(queries.vectors), queries.relevant)
+        lists = first_candidates(gallery.cosines(queries.vectors, queries.hidden), queries.relevant)
         records[mode] = fitted(queries, lists, gallery.columns)
     return records, skipped
 
@@ -127,10 +129,15 @@ def fitted(queries: RerankQueries, lists: Lists, columns: Columns) -> RerankReco
     first = halves(queries.clusters)
     best = chosen(queries, lists, columns, first)
     deltas = after(best, queries, lists, columns, ~first) - plain_ndcg(lists, ~first)
-    mean, low, high = (_rounded(v) for v in interval(deltas, queries.clusters[~first]))
-    if low < 0 or mean <= 0:
+    clusters, sorts = queries.clusters[~first], queries.sorts[~first]
+    gain = interval(deltas, clusters)
+    gains = {
+        str(sort): interval(deltas[sorts == sort], clusters[sorts == sort])
+        for sort in np.unique(sorts)
+    }
+    if gain[1] < 0 or gain[0] <= 0 or min(low for _, low, _ in gains.values()) < -MARGIN:
         best = _inactive(queries, columns)
-    return best.model_copy(update={"gain": (mean, low, high)})
+    return best.model_copy(update={"gain": gain, "gains": gains})
 
 
 def chosen(queries: RerankQueries, lists: Lists, columns: Columns, first: Bools) -> RerankRecord:
@@ -236,15 +243,15 @@ def ndcg(relevant: Bools, answers: Ints) -> Floats:
     return shares
 
 
-def interval(deltas: Floats, clusters: Ints) -> tuple[float, float, float]:
-    """The mean with its 95% percentile interval from resampling whole clusters."""
+def interval(deltas: Floats, clusters: Ints) -> Gain:
+    """The mean with its 95% percentile interval from resampling whole clusters, rounded."""
     _, cluster = np.unique(clusters, return_inverse=True)
     counts = np.bincount(cluster).astype(np.float64)
     sums = np.bincount(cluster, weights=deltas)
     chances = np.full(len(counts), 1 / len(counts))
     drawn = np.random.default_rng(0).multinomial(len(counts), chances, size=RESAMPLES)
     low, high = np.quantile((drawn @ sums) / (drawn @ counts), [0.025, 0.975])
-    return float(deltas.mean()), float(low), float(high)
+    return _rounded(deltas.mean()), _rounded(low), _rounded(high)
 
 
 def plain_ndcg(lists: Lists, which: Bools) -> Floats:

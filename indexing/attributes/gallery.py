@@ -56,15 +56,23 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def cosines(self, queries: Floats) -> Floats:
-        """Each query's cosine with the best picture of each product, float32 [q, g]."""
+    def cosines(self, queries: Floats, hidden: Ints) -> Floats:
+        """Each query's cosine with the best picture of each product, float32 [q, g].
+
+        Args:
+            hidden: int64 [q], the place of a product that must not be an answer: it gets the
+                lowest of all cosines, -1. Below 0 for none.
+        """
         parts = [
             np.maximum.reduceat(
                 queries[start : start + _TOGETHER] @ self.vectors.T, self.starts, axis=1
             )
             for start in range(0, len(queries), _TOGETHER)
         ]
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        hiding = np.flatnonzero(hidden >= 0)
+        found[hiding, hidden[hiding]] = -1
+        return found
 
     def with_values(self, values: Mapping[str, int]) -> Ints:
         """The products that have all these classes by their merchant, int64 [m]."""

@@ -39,7 +39,6 @@ class Labels:
     def __init__(self, rows: Sequence[Label]) -> None:
         self.rows = tuple(rows)
         self._value = {(row.attribute, normalise_title(row.raw)): row.value for row in rows}
-        self._with_other = {row.attribute for row in rows if row.value == OTHER}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,12 +56,11 @@ class Labels:
 
     def value_of(self, attribute: str, raw: str) -> str | None:
         """What a raw value counts as; None for a blank one and one that means nothing. A value
-        that the table does not have is OTHER where the attribute has that, else None."""
+        that the table does not have is OTHER, even where no value of the attribute is."""
         normal = normalise_title(raw)
         if not normal:
             return None
-        other = OTHER if attribute in self._with_other else ""
-        return self._value.get((attribute, normal), other) or None
+        return self._value.get((attribute, normal), OTHER) or None
 
     def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
         """For each attribute what its values are called, synonyms among them: for `Words`."""

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from indexing.attributes.columns import TOP, Column
-from indexing.attributes.storing import write_columns
+from indexing.attributes.storing import STALE, write_columns
 from indexing.attributes.vocabulary import ABSTAINED, Attribute, AttributeClassifier, mode_of
 from indexing.catalog.product import ProductImage
-from indexing.embed import Progress, VectorCache, load_pixels
+from indexing.embed import Progress, VectorCache, ahead, load_pixels
 from indexing.errors import ImageError
 from indexing.manifest import ATTRIBUTES, IMAGES, PRODUCTS
 from indexing.match_record import MODES
@@ -32,6 +33,7 @@ from indexing.table import Images, Products
 
 _TOGETHER = 32  # products that are predicted at once
 _SHARD = 1024  # products after which what was predicted goes to disk
+_NO_CLASS = -2  # of a merchant's own value that the classifier has no class for
 
 Floats = NDArray[np.float32]
 Modes = NDArray[np.int8]
@@ -86,9 +88,9 @@ def prediction_cache(
     if previous is None or record is None or record.fingerprint != classifier.fingerprint:
         return cache
     reads = list(_reads(previous.products, previous.images))
-    # Those that were read from all that they have.
+    # Those that were read from all that they have now.
     whole = [
-        MODES[mode] == mode_of(read.picture is not None, read.title)
+        mode != STALE and MODES[mode] == mode_of(read.picture is not None, read.title)
         for mode, read in zip(previous.modes, reads, strict=True)
     ]
     rows = np.flatnonzero(whole)
@@ -107,25 +109,30 @@ def columns_of(
 ) -> dict[str, Column]:
     """The columns out of all probabilities, float32 [n, classes of all attributes].
 
-    What is sure is decided on probabilities as they are stored, so that a product that is not
-    predicted again is filled as it was.
+    The first classes and what is sure are decided on probabilities as they are stored, so that
+    a product that is not predicted again has the same row.
     """
     found: dict[str, Column] = {}
     start = 0
     for attribute in attributes:
-        own = chances[:, start : start + len(attribute.values)]
+        own = chances[:, start : start + len(attribute.values)].astype(np.float16)
         start += len(attribute.values)
         top = np.argsort(-own, axis=1, kind="stable")[:, :TOP]
-        kept = np.take_along_axis(own, top, axis=1).astype(np.float16)
+        kept = np.take_along_axis(own, top, axis=1)
+        said = given[attribute.name]
         filled = np.full(len(own), ABSTAINED, np.int16)
         stored = np.zeros(own.shape, np.float32)
         np.put_along_axis(stored, top, kept.astype(np.float32), axis=1)
         for place, mode in enumerate(MODES):
             rows = np.flatnonzero(modes == place)
             filled[rows] = attribute.decide(stored[rows], mode)
-        filled[given[attribute.name] != ABSTAINED] = ABSTAINED
+        filled[said != ABSTAINED] = ABSTAINED
         found[attribute.name] = Column(
-            attribute, top.astype(np.uint16), kept, given[attribute.name], filled
+            attribute,
+            top.astype(np.uint16),
+            kept,
+            np.where(said == _NO_CLASS, ABSTAINED, said).astype(np.int16),
+            filled,
         )
     return found
 
@@ -134,14 +141,15 @@ def given_values(
     products: Products, classifier: AttributeClassifier
 ) -> dict[str, NDArray[np.int16]]:
     """The class of the merchant's own value of each product, int16 [n] for each attribute;
-    ABSTAINED where there is none, or one that the classifier does not know."""
+    ABSTAINED where there is none or it means nothing, _NO_CLASS where it is no class."""
     found: dict[str, NDArray[np.int16]] = {}
     names = set(products.names())
     for attribute in classifier.attributes:
-        classes = {value: place for place, value in enumerate(attribute.values)}
+        classes: dict[str | None, int] = {v: place for place, v in enumerate(attribute.values)}
+        classes[None] = ABSTAINED
         raw = products.column(attribute.name).tolist() if attribute.name in names else []
         known = {
-            text: classes.get(classifier.value_of(attribute.name, str(text)) or "", ABSTAINED)
+            text: classes.get(classifier.value_of(attribute.name, str(text)), _NO_CLASS)
             for text in set(raw)
             if text
         }
@@ -176,14 +184,18 @@ def _predict(
     be read, the key under which what their title says is found."""
     reads = list({read.key: read for read in reads}.values())
     failed: dict[bytes, bytes] = {}
-    with ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode") as pool:
+    if progress is not None:
+        progress(0, len(reads))
+    pool = ThreadPoolExecutor(max(2, usable_cores()), thread_name_prefix="decode")
+    try:
+        pictures = ahead(pool, lambda read: _pixels(read, classifier), reads, 2 * _TOGETHER)
         for first in range(0, len(reads), _SHARD):
             keys: list[bytes] = []
             parts: list[Floats] = []
             shard = reads[first : first + _SHARD]
             for start in range(0, len(shard), _TOGETHER):
                 part = shard[start : start + _TOGETHER]
-                loaded = list(pool.map(lambda read: _pixels(read, classifier), part))
+                loaded = list(islice(pictures, len(part)))
                 seen = [n for n, pixels in enumerate(loaded) if pixels is not None]
                 unseen = [n for n, pixels in enumerate(loaded) if pixels is None]
                 if seen:
@@ -198,6 +210,8 @@ def _predict(
                 if progress is not None:
                     progress(first + start + len(part), len(reads))
             cache.add_shard(keys, np.concatenate(parts), np.zeros(len(keys), np.uint64), {})
+    finally:
+        pool.shutdown(cancel_futures=True)
     return failed
 
 
@@ -213,6 +227,10 @@ def _pixels(read: _Read, classifier: AttributeClassifier) -> torch.Tensor | None
 def _joined(
     classifier: AttributeClassifier, pixels: torch.Tensor | None, titles: list[str]
 ) -> Floats:
-    """The probabilities of all attributes, float32 [n, classes of all]."""
+    """The probabilities of all attributes, float32 [n, classes of all]; the shares of the values
+    in training for a product of which the classifier makes no finite numbers."""
     chances = classifier.predict(pixels, titles)
-    return np.hstack([chances[attribute.name] for attribute in classifier.attributes])
+    found = np.hstack([chances[attribute.name] for attribute in classifier.attributes])
+    shares = [share for attribute in classifier.attributes for share in attribute.prior]
+    found[~np.isfinite(found).all(axis=1)] = shares
+    return found

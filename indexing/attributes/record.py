@@ -11,6 +11,7 @@ from indexing.match_record import MODES, Mode
 
 NonNegative = Annotated[float, Field(ge=0)]
 Demote = Literal["never", "disagreeing"]
+Gain = tuple[float, float, float]  # a mean, and the ends of its 95% interval
 
 
 class _Frozen(BaseModel):
@@ -31,6 +32,8 @@ class RerankRecord(_Frozen):
         queries: How the validation queries were made, and how many.
         gain: Mean gain of nDCG@10 on queries that the weights were not fitted on, and its 95%
             interval.
+        gains: The same of each sort of query among them; the gate is shut for all where it is
+            not ruled out that one of them loses.
     """
 
     weights: dict[str, NonNegative]
@@ -39,7 +42,8 @@ class RerankRecord(_Frozen):
     demote: Demote
     queries: str
     asked: Annotated[int, Field(ge=0)]
-    gain: tuple[float, float, float]
+    gain: Gain
+    gains: dict[str, Gain] = Field(default_factory=dict)
 
     @property
     def active(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -48,18 +48,22 @@ class RerankQueries:
     """q queries of one kind.
 
     Attributes:
-        how: They were made.
+        sorts: str [q], how each was made.
         vectors: float32 [q, dim], unit.
         clusters: int64 [q], the title of the product that each was made from.
+        hidden: int64 [q], the place in the gallery of the product whose own picture is asked
+            with, where that is no answer: it would be the first, as the query holds it whole.
+            -1 for none.
         relevant: For each, int64 [m >= 1], the places in the gallery of what answers it.
         evidence: For each what it says of attributes, as a search would find it.
         wanted: For each the classes that answers should have, by attribute: those it was made
             of, or those of its product.
     """
 
-    how: str
+    sorts: NDArray[np.str_]
     vectors: Floats
     clusters: Ints
+    hidden: Ints
     relevant: list[Ints]
     evidence: list[dict[str, Evidence]]
     wanted: list[dict[str, int]]
@@ -67,16 +71,23 @@ class RerankQueries:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def how(self) -> str:
+        """They were made."""
+        return " and ".join(dict.fromkeys(self.sorts.tolist()))
+
 
 class Asked(NamedTuple):
     """A query that is to be made.
 
     Attributes:
+        sort: How it is made.
         text: "" for a picture alone.
         place: In the gallery, of the product that it is made from.
         relevant, wanted: As in `RerankQueries`.
     """
 
+    sort: str
     text: str
     place: int
     relevant: Ints
@@ -99,26 +110,26 @@ class Maker:
         "red kurtas", answered by those whose merchants say so. Raises NoQueriesError."""
         half = MAX_QUERIES // 2
         asked = [*islice(self._titles(), half), *islice(self._values(), half)]
-        return self._texts("titles and values", asked)
+        return self._texts(asked)
 
     def titles(self) -> RerankQueries:
         """Titles alone. Raises NoQueriesError."""
-        return self._texts("titles", [*islice(self._titles(), MAX_QUERIES)])
+        return self._texts([*islice(self._titles(), MAX_QUERIES)])
 
     def values(self) -> RerankQueries:
         """Short queries alone. Raises NoQueriesError."""
-        return self._texts("values", [*islice(self._values(), MAX_QUERIES)])
+        return self._texts([*islice(self._values(), MAX_QUERIES)])
 
-    def _texts(self, how: str, asked: Sequence[Asked]) -> RerankQueries:
+    def _texts(self, asked: Sequence[Asked]) -> RerankQueries:
         texts = [one.text for one in asked]
         self._check([one.place for one in asked])
         vectors = embedded(lambda: self.encoder.embed_texts(texts))
-        return self._queries(how, vectors, asked, self._evidence(None, texts, "text"))
+        return self._queries(vectors, asked, self._evidence(None, texts, "text"))
 
     def image_text(self) -> RerankQueries:
         """A product's picture with another value of one of its attributes ("like this but red"),
         answered by products whose merchants give that value and otherwise the same as for the
-        product. Raises NoQueriesError."""
+        product, which is hidden itself. Raises NoQueriesError."""
         chosen = [*islice(self._changed(), MAX_QUERIES)]
         self._check([one.place for one in chosen])
         words = sorted({one.text for one in chosen})
@@ -128,7 +139,7 @@ class Maker:
         for start in range(0, len(chosen), BATCH_SIZE):
             part, pictures = [], []
             for one in chosen[start : start + BATCH_SIZE]:
-                picture = self._picture(one.place)
+                picture = self.picture(one.place)
                 own = self._main_vector(one.place).astype(np.float64) + of_words[one.text]
                 if picture is not None and np.linalg.norm(own) > 1e-6:
                     part.append(one)
@@ -138,7 +149,8 @@ class Maker:
             asked += part
             self.progress(min(start + BATCH_SIZE, len(chosen)), len(chosen))
         self._check([one.place for one in asked])
-        return self._queries("pictures with another value", np.array(vectors), asked, evidence)
+        found = self._queries(np.array(vectors), asked, evidence)
+        return replace(found, hidden=np.array([one.place for one in asked]))
 
     def image(self) -> RerankQueries:
         """Phone photos made from main pictures, answered by the products of the same title.
@@ -160,8 +172,8 @@ class Maker:
                 places += [place_of[row] for row, _ in part]
             self.progress(min(start + BATCH_SIZE, len(wanted)), len(wanted))
         self._check(places)
-        asked = [self._of_title("", place) for place in places]
-        return self._queries("phone photos", np.array(vectors), asked, evidence)
+        asked = [self._of_title("phone photos", "", place) for place in places]
+        return self._queries(np.array(vectors), asked, evidence)
 
     def _titles(self) -> Iterator[Asked]:
         """Titles, each once."""
@@ -170,7 +182,7 @@ class Maker:
             if can_be_asked(title):
                 first.setdefault(int(self.gallery.same[place]), place)
         for place in shuffled(first.values()):
-            yield self._of_title(self.gallery.titles[place], place)
+            yield self._of_title("titles", self.gallery.titles[place], place)
 
     def _values(self) -> Iterator[Asked]:
         """One or two values of products, as a text; each text once."""
@@ -184,7 +196,7 @@ class Maker:
             text = " ".join(self._written(name, value) for name, value in wanted.items())
             if text not in seen:
                 seen.add(text)
-                yield Asked(text, place, self.gallery.with_values(wanted), wanted)
+                yield Asked("values", text, place, self.gallery.with_values(wanted), wanted)
 
     def _changed(self) -> Iterator[Asked]:
         """Values that products have not, where others have them and are otherwise the same."""
@@ -200,8 +212,8 @@ class Maker:
             if options:
                 value = rng.choice(sorted(options))
                 wanted = {**rest, name: value}
-                relevant = self.gallery.with_values(wanted)
-                yield Asked(self._written(name, value), place, relevant, wanted)
+                text, relevant = self._written(name, value), self.gallery.with_values(wanted)
+                yield Asked("pictures with another value", text, place, relevant, wanted)
 
     def _known(self, place: int) -> dict[str, int]:
         """What the merchant says of a product."""
@@ -211,10 +223,10 @@ class Maker:
     def _written(self, name: str, value: int) -> str:
         return self.gallery.columns[name].attribute.values[value].lower()
 
-    def _of_title(self, text: str, place: int) -> Asked:
+    def _of_title(self, sort: str, text: str, place: int) -> Asked:
         """A query for the products that have the title of this one."""
         relevant = np.flatnonzero(self.gallery.same == self.gallery.same[place])
-        return Asked(text, place, relevant, self._known(place))
+        return Asked(sort, text, place, relevant, self._known(place))
 
     def _main_vector(self, place: int) -> Floats:
         """The vector of a product's main picture."""
@@ -223,7 +235,8 @@ class Maker:
         vector: Floats = self.gallery.vectors[self.gallery.starts[place] + within]
         return vector
 
-    def _picture(self, place: int) -> Image | None:
+    def picture(self, place: int) -> Image | None:
+        """The main picture of a product, for the classifier; None where it cannot be had."""
         path = self.images.path(int(self.gallery.mains[place]))
         if path is None:
             return None
@@ -257,12 +270,13 @@ class Maker:
         return found
 
     def _queries(
-        self, how: str, vectors: Floats, asked: Sequence[Asked], evidence: list[dict[str, Evidence]]
+        self, vectors: Floats, asked: Sequence[Asked], evidence: list[dict[str, Evidence]]
     ) -> RerankQueries:
         return RerankQueries(
-            how,
+            np.array([one.sort for one in asked]),
             vectors,
             self.gallery.same[[one.place for one in asked]],
+            np.full(len(asked), -1, np.int64),
             [one.relevant for one in asked],
             evidence,
             [one.wanted for one in asked],

@@ -1,7 +1,8 @@
 """The file of a segment that holds the attributes of its products, one row a product.
 
 For the attribute in place i: `a{i}.top` and `a{i}.probability`, its most probable classes;
-`a{i}.given` and `a{i}.filled`, see `Column`. `mode` is what each product was read from.
+`a{i}.given` and `a{i}.filled`, see `Column`. `mode` is what each product was read from, a place
+in MODES, or STALE.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from indexing.attributes.columns import TOP, Column, Columns
 from indexing.attributes.vocabulary import Attribute
 from indexing.match_record import MODES
 
+STALE = -1  # the mode of a product whose main picture is another by now
+
 _CLASSES = {"given": np.int16, "filled": np.int16}
 
 
@@ -25,7 +28,7 @@ def write_columns(path: Path, columns: Columns, modes: NDArray[np.int8]) -> None
     """Writes the attributes of some products.
 
     Args:
-        modes: int8 [n], places in MODES.
+        modes: int8 [n], places in MODES, or STALE.
     """
     arrays: dict[str, pa.Array] = {"mode": pa.array(modes, pa.int8())}
     for place, column in enumerate(columns.values()):
@@ -44,7 +47,7 @@ def read_columns(
     """What `write_columns` wrote. Raises ValueError, TypeError or KeyError for anything else."""
     table = pq.read_table(path)
     modes = table["mode"].to_numpy().astype(np.int8, casting="safe")
-    if len(modes) and not 0 <= modes.min() <= modes.max() < len(MODES):
+    if len(modes) and not STALE <= modes.min() <= modes.max() < len(MODES):
         raise ValueError(f"{path} has a mode that is none")
     found: dict[str, Column] = {}
     for place, attribute in enumerate(attributes):

@@ -97,7 +97,8 @@ class AttributeClassifier(Protocol):
 
     def value_of(self, name: str, raw: str) -> str | None:
         """A merchant's own value as the value of an attribute, by the label table (OTHER for
-        a rare or unknown one); None for a blank one and for one that means nothing."""
+        a rare or unknown one, also where that is no class of the attribute); None for a blank
+        one and for one that means nothing."""
 
     def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
         """For each attribute how its values are written, and the value that each means."""

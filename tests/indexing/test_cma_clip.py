@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from indexing.attributes.attention import attention_maps
+from indexing.attributes.attention import as_seen, attention_maps
 from indexing.attributes.labels import Label, Labels
 from indexing.attributes.vocabulary import Attribute, Calibration, TrainedOn
 from indexing.errors import ModelError, QueryError
@@ -494,6 +494,16 @@ def test_words_look_at_patches(classifier: CmaClassifier) -> None:
         own = read[17 + place, 1:17]
         np.testing.assert_allclose(word.map.reshape(-1), own / own.sum(), rtol=1e-4)
         assert word.map.shape == (4, 4)
+
+
+def test_maps_lie_on_the_picture_as_the_tower_sees_it(classifier: CmaClassifier) -> None:
+    picture = Image.new("RGB", (64, 128), "red")
+    picture.paste("blue", (0, 0, 64, 40))  # cut off, as the middle is what is seen
+    seen = as_seen(classifier, picture)
+    assert seen.size == (64, 64)
+    assert seen.getpixel((32, 63)) == (255, 0, 0)
+    first = np.asarray(seen)[:, 32]
+    assert (first[:, 0] > 128).sum() > 50
 
 
 def test_a_classifier_without_sequence_wise_attention_shows_none(

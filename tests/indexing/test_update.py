@@ -200,10 +200,12 @@ def test_deleted_products_are_gone_and_may_come_again(bench: Bench) -> None:
         bench.open().products.row_of("nobody")
 
 
-def test_all_products_can_be_deleted(bench: Bench) -> None:
+def test_all_products_can_be_deleted_and_others_brought_in(bench: Bench) -> None:
     bench.build(START)
     delete_products(bench.folder, START)
     check(bench.open(), bench.encoder, {})
+    bench.update({"b": START["b"]})
+    check(bench.open(), bench.encoder, {"b": START["b"]})
 
 
 def test_deleting_nothing_that_is_there_is_an_error_that_names_it(bench: Bench) -> None:

@@ -45,6 +45,7 @@ def make_index() -> MakeIndex:
             index=ExactIndex.from_vectors(vectors),
             manifest=SimpleNamespace(match=match, attributes=None),
             attributes={},
+            known=lambda product: {},
             folder=Path("nowhere"),
         )
         return cast("OpenIndex", index)

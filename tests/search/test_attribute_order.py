@@ -174,3 +174,25 @@ def test_a_new_version_keeps_the_opened_classifier(tiny_encoder: Any) -> None:
     assert again._attributes is first._attributes
     other = version.Version(shop_index(tiny_encoder, rerank(2)), tiny_encoder, first)
     assert other._attributes is not first._attributes
+
+
+def test_hits_say_what_was_filled_in(tiny_encoder: Any, fake: Fake) -> None:
+    hits = made(tiny_encoder, None).search(text="red", k=6)
+    filled = {hit.product_id: hit.to_json()["filled"] for hit in hits}
+    assert filled["m"] == {"color": {"value": "Red", "confidence": 0.75}}
+    assert filled["w"] == {"color": {"value": "Navy Blue", "confidence": 1.0}}
+    assert [filled[name] for name in ("r", "y", "b", "c")] == [{}] * 4
+
+
+def test_what_is_chosen_is_found_however_far_away_it_is(
+    tiny_encoder: Any, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version, "RERANKED", 2)
+    shop = made(tiny_encoder, None)
+    # b, of which nothing is known, and w and y, blue by the model and by the merchant, come before
+    # what is red; c is other.
+    wished = shop.search(text="red", k=3, attributes={"color": "navy blue"})
+    assert ids(wished) == "y w b"
+    assert ids(shop.search(text="red", k=6, attributes={"color": "navy blue"})) == "y w b r m c"
+    within = shop.search(text="red", k=3, attributes={"color": "red"}, where="price > 2.5")
+    assert ids(within) == "b y w"

@@ -161,6 +161,7 @@ def test_what_is_chosen_wins_and_counts_always(fake: Fake) -> None:
             "'other' is no value of color of this index: there are Red, Navy Blue",
         ),
         ({"color": "teal"}, "'teal' is no value of color of this index: there are Red, Navy Blue"),
+        ({"color": "red", "Color": "navy"}, "'Color' is color, which is chosen already"),
     ],
 )
 def test_what_is_unknown_is_refused(fake: Fake, chosen: dict[str, str], message: str) -> None:

@@ -117,6 +117,7 @@ def test_every_part_of_a_hit(shop: SearchEngine) -> None:
         "image": "red",
         "duplicates": [],
         "fields": fields,
+        "filled": {},
     }
 
 

@@ -35,7 +35,7 @@ class Side:
     examples: Examples
     ids: Tensor  # int64 [n, context_length], of the titles
     stripped: Tensor  # the same of the titles without attribute words
-    empty: tuple[Tensor, Tensor]  # bool [n], whether there is a title, whole or stripped
+    empty: tuple[Tensor, Tensor]  # bool [n], whether a title is blank, whole and stripped
 
     @classmethod
     def of(cls, examples: Examples, encoder: ClipEncoder) -> Side:
@@ -94,6 +94,7 @@ class StageRun:
         patches: Path,
         on_pictures: Callable[[str], Progress | None],
     ) -> None:
+        network.to(encoder.device)
         self._encoder, self._network, self._stage, self._config = encoder, network, stage, config
         self._train, self._validation = sides
         self._weights = [weight.to(encoder.device) for weight in weights]

@@ -12,13 +12,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.attributes.rerank_gaps import without_words
 from benchmarks.attributes.rerank_report import write_rerank_report
 from benchmarks.attributes.reranking import agreement, measure_tasks
+from indexing.attributes.columns import Column
+from indexing.attributes.gallery import make_gallery
+from indexing.attributes.rerank_queries import Maker
+from indexing.attributes.vocabulary import TrainedOn
+from indexing.attributes.words import Words
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.errors import BenchmarkError
 from indexing.store import open_index
-from tests.conftest import TinyClassifier, TinyEncoder
+from tests.conftest import TinyClassifier, TinyEncoder, pictures_of
 
 SHADES = {"Red": (200, 40, 40), "Blue": (40, 40, 200), "Green": (40, 200, 40)}
 
@@ -69,8 +75,16 @@ def test_attributes_help_where_the_cosine_is_blind_and_only_the_right_ones(
     assert changed.oracle.ndcg.mean >= changed.shipped.ndcg.mean
     assert changed.shuffled.ndcg.mean < changed.shipped.ndcg.mean / 2
     assert changed.lost == 0  # the tiny classifier never errs on plain pictures
+    # Colours are read off pictures, kinds off titles alone.
+    assert changed.shipped.ndcg.mean > changed.unsaid.ndcg.mean > 0
     for result in found.values():
-        for effect in (result.shipped, result.fitted, result.shuffled, result.oracle):
+        for effect in (
+            result.shipped,
+            result.fitted,
+            result.unsaid,
+            result.shuffled,
+            result.oracle,
+        ):
             assert effect.wins + effect.losses + effect.ties == result.queries
     write_rerank_report(found, tmp_path / "out", "the command")
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
@@ -78,6 +92,46 @@ def test_attributes_help_where_the_cosine_is_blind_and_only_the_right_ones(
     page = (tmp_path / "out" / "report.md").read_text()
     assert "Gate open" in page
     assert "the same, attributes of other products" in page
+
+
+def test_products_whose_titles_do_not_say_it(tmp_path: Path) -> None:
+    titles = ["Red mug one", "red sock", "mug", "thing four", "Blue sock five"] * 40
+    images = pictures_of(range(200), files=[tmp_path / f"{row}.png" for row in range(200)])
+    for row in range(200):
+        colour = (40, 200, 40) if row % 5 == 4 else (200, 40, 40)
+        if row != 5:  # gone since it was indexed
+            Image.new("RGB", (4, 4), colour).save(tmp_path / f"{row}.png")
+    classifier = TinyClassifier()
+    nothing = np.full(200, -1, np.int16)
+    columns = {
+        attribute.name: Column(
+            attribute, np.zeros((200, 1), np.uint16), np.ones((200, 1), np.float16),
+            nothing, nothing,
+        )
+        for attribute in classifier.attributes
+    }  # fmt: skip
+    vectors = np.zeros((200, 2), np.float32)
+    gallery = make_gallery(
+        titles, list(map(str, range(200))), images, vectors, columns,
+        TrainedOn(held_out=1.0, seed=0),
+    )  # fmt: skip
+    done: list[tuple[int, int]] = []
+    words = Words(classifier.ways_of_writing())
+    maker = Maker(
+        gallery, images, TinyEncoder(), classifier, words, lambda *shown: done.append(shown)
+    )
+    found = without_words(maker)
+    color, kind = found["color"], found["kind"]
+    assert done[-1] == (200, 200)
+    # The picture is all that is left: Red as a class is 0, Blue 1, Green 2.
+    seen = color.predicted(np.array([0, 1, 2, 3, 4]))
+    assert seen.argmax(axis=1).tolist() == [0, 0, 0, 0, 2]
+    assert color.filled[:5].tolist() == [0, 0, 0, 0, 2]
+    assert seen.max(axis=1) == pytest.approx([0.8] * 5, abs=1e-3)
+    assert color.predicted(np.array([5]))[0].tolist() == [0.25] * 4  # neither picture nor word
+    assert color.filled[5] == -1
+    assert kind.predicted(np.arange(200)).tolist() == [[0.5, 0.5]] * 200
+    assert (kind.filled == -1).all()
 
 
 def test_an_index_without_attributes(shop: Any, tmp_path: Path) -> None:

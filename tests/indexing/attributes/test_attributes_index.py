@@ -364,6 +364,7 @@ def test_the_commands(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     bench.build(SHOP)
     done = CliRunner().invoke(app, ["info", str(bench.folder)])
     assert "attributes by tiny classifier" in done.stdout
+    assert "rerank:   text: off, " in done.stdout
     assert "color:    2 given (33%), 2 filled in (33%), 2 not sure (33%)" in done.stdout
     out = tmp_path / "filled.csv"
     assert CliRunner().invoke(app, ["export", str(bench.folder), "--out", str(out)]).exit_code == 0

@@ -17,6 +17,7 @@ from indexing.attributes.columns import Column
 from indexing.attributes.evidence import told
 from indexing.attributes.fit import (
     CANDIDATES,
+    MARGIN,
     first_candidates,
     fit_reranking,
     fit_weights,
@@ -70,7 +71,9 @@ def planted(seed: int = 0, queries: int = 300, products: int = 400) -> Any:
     relevant = [np.array([own]) for own in wanted]
     nothing = [{} for _ in range(queries)]
     blank = np.zeros((queries, 2), np.float32)
-    made = RerankQueries("planted", blank, wanted, relevant, evidence, nothing)
+    sorts = np.full(queries, "planted")
+    none = np.full(queries, -1)
+    made = RerankQueries(sorts, blank, wanted, none, relevant, evidence, nothing)
     return made, first_candidates(cosines.astype(np.float32), relevant), colors
 
 
@@ -82,6 +85,7 @@ def test_right_attributes_pass_and_help() -> None:
     mean, low, high = found.gain
     assert 0.05 < low <= mean <= high
     assert (found.queries, found.asked) == ("planted", 300)
+    assert found.gains == {"planted": found.gain}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -93,6 +97,21 @@ def test_shuffled_attributes_do_not(seed: int) -> None:
     assert found.weights == {"color": 0.0}
     assert found.demote == "never"
     assert found.gain[1] < 0 or found.gain[0] <= 0
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_one_sort_of_query_that_loses_shuts_the_gate(wrong: bool) -> None:
+    queries, lists, colors = planted()
+    sorts = np.where(np.arange(300) % 5 == 0, "titles", "values")
+    for own, sort, wanted in zip(queries.evidence, sorts, queries.clusters, strict=True):
+        if wrong and sort == "titles":
+            own["color"] = told(COLOR, [COLORS[(colors[wanted] + 1) % 4]], "named")
+    found = fitted(replace(queries, sorts=sorts), lists, {"color": column(colors)})
+    assert found.queries == "titles and values"
+    assert found.gain[1] > 0  # all of them together gain, whatever becomes of the titles
+    assert found.gains["values"][1] > 0.05
+    assert (found.gains["titles"][1] < -MARGIN) == wrong
+    assert found.active != wrong
 
 
 def test_unsure_queries_leave_no_weight() -> None:
@@ -337,7 +356,10 @@ def test_what_answers_a_query_against_plain_loops(tmp_path: Path, tiny_encoder: 
         # Its vector lies between the picture's and the word's.
         word = tiny_encoder.embed_texts([value])[0]
         sums = [own["vectors"][source].astype(float) + word for source in of_title]
-        assert any(np.allclose(s / np.linalg.norm(s), changed.vectors[query]) for s in sums)
+        right = [np.allclose(s / np.linalg.norm(s), changed.vectors[query]) for s in sums]
+        assert of_title[right].tolist() == [changed.hidden[query]]
+        assert changed.hidden[query] not in relevant
+    assert (text.hidden == -1).all()
     assert both > 100
 
 
@@ -371,7 +393,10 @@ def test_a_gallery_knows_no_given_value(tmp_path: Path, tiny_encoder: Any) -> No
     assert blind.of(np.arange(3)).tolist() == blind.predicted(np.arange(3)).tolist()
     some = own["vectors"][:5]
     expected = some @ own["vectors"][gallery.rows].T
-    assert np.allclose(gallery.cosines(some), expected, atol=1e-6)
+    assert np.allclose(gallery.cosines(some, np.full(5, -1)), expected, atol=1e-6)
+    expected[1, 7], expected[4, 0] = -1, -1
+    hidden = np.array([-1, 7, -1, -1, 0])
+    assert np.allclose(gallery.cosines(some, hidden), expected, atol=1e-6)
     with pytest.raises(NoQueriesError, match="at least 200"):
         make_gallery(
             own["titles"], own["ids"], own["images"], own["vectors"], own["columns"],

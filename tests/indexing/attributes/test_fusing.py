@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from indexing.attributes.columns import Column
 from indexing.attributes.fusing import (
@@ -165,6 +167,44 @@ def test_without_weights_nothing_moves_not_even_ties() -> None:
     found = reranked(values, ROWS, COLUMNS, evidence, record(0, 0, gamma=1))
     assert found.order.tolist() == [0, 1, 2, 3]
     assert found.values.tolist() == values.tolist()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_order_against_plain_loops(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 30))
+    rows = rng.integers(0, 4, count)  # products of COLUMNS, many times over: many ties
+    cosines = np.sort(rng.integers(0, 4, count) / 4)[::-1]
+    weights, demote = rng.choice([0.0, 0.5, 3.0], 2), bool(rng.integers(2))
+    own = record(*weights.tolist(), demote="disagreeing" if demote else "never")
+    evidence = {}
+    for name, column in COLUMNS.items():
+        source = ["chosen", "named", "read", None][rng.integers(4)]
+        classes = len(column.attribute.values)
+        shares = rng.multinomial(4, [1 / classes] * classes) / 4
+        if source is not None:
+            sure = source != "read" or bool(rng.integers(2))
+            evidence[name] = told(*shares, source=source, sure=sure)
+
+    def sinks(row: int) -> bool:
+        for name, said in evidence.items():
+            known = COLUMNS[name].known(row)
+            place = None if known is None else COLUMNS[name].attribute.values.index(known.value)
+            if place is None or not said.sure or not (demote or said.source == "chosen"):
+                continue
+            if said.source == "read":
+                right = place == int(np.argmax(said.distribution))
+            else:
+                right = said.distribution[place] > 0
+            if not right:
+                return True
+        return False
+
+    scores = fused_scores(cosines, rows, COLUMNS, evidence, own)
+    expected = sorted(range(count), key=lambda place: (sinks(rows[place]), -scores[place], place))
+    found = reranked(cosines, rows, COLUMNS, evidence, own)
+    assert found.order.tolist() == expected
+    assert found.first == sum(not sinks(row) for row in rows)
 
 
 def test_no_candidates() -> None:

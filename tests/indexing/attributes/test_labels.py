@@ -34,8 +34,8 @@ def test_what_a_raw_value_counts_as() -> None:
     assert [labels.value_of("color", raw) for raw in asked] == [
         "RED", "Navy Blue", "other", "other", None, None,
     ]  # fmt: skip
-    # Nothing is rare there, so a new value is unknown.
-    assert labels.value_of("use", "Office") is None
+    # Also where nothing was rare: the merchant says something, and it is none of the values.
+    assert labels.value_of("use", "Office") == "other"
 
 
 def test_a_table_that_people_edited_is_what_counts(tmp_path: Path) -> None:

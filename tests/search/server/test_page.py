@@ -23,7 +23,7 @@ pytest.importorskip("starlette", reason="starlette is not installed")
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.search.server.shop import RefusedError, Shop, read_shop, serving
+from tests.search.server.shop import RefusalError, Shop, read_shop, serving
 
 CHROMIUM = os.environ.get("SHOPLENS_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
@@ -545,7 +545,7 @@ def test_pictures_load_late_and_move_nothing(page: Page) -> None:
 
 
 def test_an_overloaded_server(page: Page, shop: Shop) -> None:
-    shop.refusal = RefusedError(503, "overloaded", "busy", {"Retry-After": "4"})
+    shop.refusal = RefusalError(503, "overloaded", "busy", {"Retry-After": "4"})
     page.goto("/?text=red")
     alert = page.get_by_role("alert").filter(has_text="Many people")
     expect(alert).to_contain_text("try again in 4 seconds")
@@ -707,7 +707,7 @@ def test_axe_finds_no_serious_fault(opened: Open, shop: Shop, settings: dict[str
     shop.good_match = False
     search(page, "submarine")
     check("no good match")
-    shop.refusal = RefusedError(503, "overloaded", "busy", {"Retry-After": "4"})
+    shop.refusal = RefusalError(503, "overloaded", "busy", {"Retry-After": "4"})
     page.goto("/?text=red")
     page.locator(".panel.error").wait_for()
     check("error")

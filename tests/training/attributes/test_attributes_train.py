@@ -226,6 +226,26 @@ def test_a_run_that_was_stopped_goes_on_the_same(make: Start, tmp_path: Path, st
     assert not changed(encoder.model.state_dict(), other.model.state_dict())
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_trains_the_same_within_rounding(make: Start, tmp_path: Path) -> None:
+    _, _, train, validation = data(tmp_path / "p")
+    config = CONFIG.model_copy(
+        update={"network": CONFIG.network.model_copy(update={"dropout": 0.0}), "precision": "fp32"}
+    )
+    seen: dict[str, list[float]] = {"cpu": [], "cuda": []}
+    for device, losses_seen in seen.items():
+        encoder, _ = make()
+        encoder.model.to(device)
+        encoder.device = device
+        network = initial(SIZES, config.network, 0)
+        train_attributes(
+            encoder, network, train, validation, tmp_path / device, config, "x",
+            on_step=lambda step, own=losses_seen: own.append(step.loss),
+        )  # fmt: skip
+    assert seen["cuda"] == pytest.approx(seen["cpu"], rel=1e-2)
+
+
 def test_a_run_of_other_settings_or_data_is_not_taken_up(make: Start, tmp_path: Path) -> None:
     _, _, train, validation = data(tmp_path / "p")
     config = CONFIG.model_copy(update={"epochs": 0, "tuning_epochs": 0})

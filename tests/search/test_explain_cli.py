@@ -13,16 +13,19 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from indexing import explaining_cli
 from indexing.errors import ImageError, ModelError, QueryError
 from indexing.explaining import Explanation, WordMap, explain
 from indexing.explaining_sheet import explanation_sheet
+from indexing.models import load_encoder
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.sheet import GAP, TILE
+from search import explain_cli
+from search.explain import explain_match
+from search.explain_sheet import match_sheet
 
 app = typer.Typer()
-app.command()(explaining_cli.explain)
+app.command()(explain_cli.explain)
 TEXT = "red mug with lid"
 STEP = TILE + GAP
 
@@ -178,4 +181,50 @@ def test_what_is_no_picture_or_no_albef_model(
     monkeypatch.setattr("indexing.models.load_encoder", lambda _: tiny_encoder)
     result = run("--image", photo, "--json")
     assert isinstance(result.exception, ModelError)
-    assert "give an ALBEF model" in str(result.exception)
+    assert "tiny is neither CLIP nor ALBEF" in str(result.exception)
+
+
+def ask(*arguments: object) -> Result:
+    given = ["--model", "builtin", *map(str, arguments)]
+    return CliRunner().invoke(app, given, env={"COLUMNS": "200"})
+
+
+def test_a_match_with_text_and_picture(photo: Path, tmp_path: Path) -> None:
+    query, out = tmp_path / "query.png", tmp_path / "match.png"
+    Image.new("RGB", (30, 30), "red").save(query)
+    given = ("--image", photo, "--text", "red mug", "--query", query)
+    picture = Image.open(photo)
+    expected = explain_match(load_encoder("builtin"), Image.open(query), "red mug", picture)
+    result = ask(*given, "--out", out)
+    assert result.exception is None
+    red, mug = (word.weight or 0.0 for word in expected.words)
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["cosine", f"{expected.score:.3f}"], ["word", "weight"], ["red", f"{red:+.3f}"],
+        ["mug", f"{mug:+.3f}"],
+    ]  # fmt: skip
+    assert result.stderr == f"picture: {out}\n"
+    sheet = match_sheet(Image.open(query), "red mug", picture, expected)
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(sheet))
+    line = json.loads(ask(*given, "--json").stdout)
+    assert line["score"] == expected.score
+    assert line["words"] == [
+        {"word": "red", "kept": None, "weight": red}, {"word": "mug", "kept": None, "weight": mug},
+    ]  # fmt: skip
+    assert np.array(line["heat"]).shape == (24, 32)
+    assert np.mean(line["heat"]) == pytest.approx(float(expected.heat.mean()), abs=0.01)
+
+
+def test_a_match_with_a_picture_alone(photo: Path, encoder: AlbefEncoder) -> None:
+    given = ["--model", "albef:model", "--image", str(photo), "--query", str(photo), "--json"]
+    line = json.loads(CliRunner().invoke(app, given).stdout)
+    assert line["score"] == pytest.approx(1, abs=1e-5)
+    assert line["words"] == []
+
+
+def test_what_a_match_needs(photo: Path) -> None:
+    nothing = ask("--image", photo, "--json").exception
+    assert isinstance(nothing, QueryError)
+    assert str(nothing) == "the query is empty: give --text, --query or both"
+    layer = ask("--image", photo, "--text", "mug", "--layer", 2, "--json").exception
+    assert isinstance(layer, QueryError)
+    assert "--layer 2 is for a text alone on an ALBEF model" in str(layer)

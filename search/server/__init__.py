@@ -1,0 +1,1 @@
+"""`shoplens serve`: search over HTTP. `app.py` puts the parts together."""

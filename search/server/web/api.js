@@ -23,9 +23,10 @@ async function ask(path, { signal, ...options } = {}) {
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    const message = error.name === "TimeoutError"
-      ? "The server did not answer in time."
-      : "The server cannot be reached. Are you online?";
+    const message =
+      error.name === "TimeoutError"
+        ? "The server did not answer in time."
+        : "The server cannot be reached. Are you online?";
     throw new ApiError(0, "unreachable", message);
   }
   if (response.ok) return response.status === 204 ? null : response.json();

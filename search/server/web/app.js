@@ -1,17 +1,29 @@
 // The page: from what is asked (the URL, a picture) to what is shown.
 
 import * as api from "./api.js";
+import { drawChips } from "./chips.js";
 import { announce, closable, el, find, toast } from "./dom.js";
-import { drawChips, drawFilters } from "./filters.js";
-import { listenForPhotos, openPhoto, recallPhoto, remembered } from "./photos.js";
+import { drawFilters } from "./filters.js";
 import { drawIdeas } from "./ideas.js";
+import { askForToken, listenForToken } from "./login.js";
+import { listenForPhotos, openPhoto, recallPhoto, remembered } from "./photos.js";
 import { drawPicture } from "./picture.js";
 import { drawProduct } from "./product.js";
 import {
-  DEEPEST, EMPTY, PAGE, formOf, fromURL, hasFilters, isEmpty, splitMinus, toURL,
+  DEEPEST,
+  EMPTY,
+  PAGE,
+  formOf,
+  fromURL,
+  hasFilters,
+  isEmpty,
+  splitMinus,
+  toURL,
 } from "./query.js";
-import { card, failure, noGoodMatch, nothingFound, pictureMissing, skeletons } from "./results.js";
+import { card, skeletons } from "./results.js";
 import { answerOf, pageOf } from "./search.js";
+import { listenForSheet, tellSheet } from "./sheet.js";
+import { failure, noGoodMatch, nothingFound, pictureMissing } from "./states.js";
 import { count, score } from "./values.js";
 
 const REMEMBERED = 20; // answers, for the back button
@@ -25,12 +37,11 @@ let shownKey = null; // the query whose answer the page shows
 let asking = null; // AbortController of the search under way
 const answers = new Map(); // by key
 
-const wide = matchMedia("(min-width: 60rem)");
-
 // From what is asked to the history
 
 const indexOf = ({ index }) => indexes.find(({ name }) => name === index) ?? indexes[0];
-const keyOf = (asked, picture) => toURL({ ...asked, page: 1, product: "" }) + (asked.photo ? picture?.id : "");
+const keyOf = (asked, picture) =>
+  toURL({ ...asked, page: 1, product: "" }) + (asked.photo ? picture?.id : "");
 
 /** Asks for something else; a place in the history to come back to. */
 function go(part, picture = photo) {
@@ -65,7 +76,8 @@ async function show({ scroll = null, again = false } = {}) {
   const key = keyOf(query, photo);
   find("text").value = query.text;
   find("index").value = index.name;
-  find("text").placeholder = query.photo || query.like ? "but … (in red, say)" : "Search, or add a picture";
+  find("text").placeholder =
+    query.photo || query.like ? "but … (in red, say)" : "Search, or add a picture";
   document.body.dataset.view = isEmpty(query) ? "start" : "found";
   document.title = query.text ? `${query.text} · shoplens` : "shoplens";
   drawPicture({ query, photo, index }, refine);
@@ -75,6 +87,7 @@ async function show({ scroll = null, again = false } = {}) {
     if (isEmpty(query)) await showStart(index, key);
     else if (query.photo && !photo) showInstead(pictureMissing(() => find("file").click()));
     else await load(index, key, again);
+    if (key !== keyOf(query, photo)) return; // something else is asked for by now
   }
   await showProduct(index);
   if (scroll !== null) scrollTo(0, scroll);
@@ -83,7 +96,7 @@ async function show({ scroll = null, again = false } = {}) {
 async function load(index, key, again) {
   const known = again ? null : answers.get(key);
   if (known) return draw(index, key, known);
-  const own = asking = new AbortController();
+  const own = (asking = new AbortController());
   const refining = answer !== null && find("grid").childElementCount > 0;
   find("results").setAttribute("aria-busy", "true");
   find("more").replaceChildren();
@@ -115,16 +128,23 @@ function draw(index, key, found) {
   const filters = hasFilters(query);
   const clear = () => refine({ where: "", min: null, max: null, attributes: {} });
   find("results").removeAttribute("aria-busy");
-  find("notice").replaceChildren(...(
-    !hits.length ? [nothingFound(filters, clear)]
-      : found.good_match === false ? [noGoodMatch(found.match_probability, filters, clear)] : []));
+  find("notice").replaceChildren(
+    ...(!hits.length
+      ? [nothingFound(filters, clear)]
+      : found.good_match === false
+        ? [noGoodMatch(found.match_probability, filters, clear)]
+        : []),
+  );
   find("grid").replaceChildren(...hits.map((hit) => card(hit, index.attributes, act)));
   find("results-title").textContent = headline();
   drawFilters(find("filters"), query, index, found, refine);
   drawMore();
-  announce(hits.length
-    ? `${found.good_match === false ? "No good match. " : ""}${count(hits.length)} products, the first with similarity ${score(hits[0].score)}.`
-    : "No products.");
+  announce(
+    hits.length
+      ? `${found.good_match === false ? "No good match. " : ""}${count(hits.length)} products, ` +
+          `the first with similarity ${score(hits[0].score)}.`
+      : "No products.",
+  );
 }
 
 function headline() {
@@ -135,7 +155,13 @@ function headline() {
 
 function report(error) {
   if (error.status === 401) return askForToken();
-  showInstead(failure(error, () => show({ again: true }), () => refine({ where: "" })));
+  showInstead(
+    failure(
+      error,
+      () => show({ again: true }),
+      () => refine({ where: "" }),
+    ),
+  );
   announce("");
 }
 
@@ -148,6 +174,7 @@ function showInstead(panel) {
   find("grid").replaceChildren();
   find("more").replaceChildren();
   drawFilters(find("filters"), query, indexOf(query), null, refine);
+  tellSheet(query, 0);
 }
 
 async function showStart(index, key) {
@@ -166,17 +193,19 @@ async function showStart(index, key) {
 
 function drawMore() {
   const shown = answer.hits.length;
-  const filters = Object.keys(query.attributes).length + (query.min !== null || query.max !== null) + Boolean(query.where);
-  find("filter-count").textContent = filters ? ` (${filters})` : "";
-  find("sheet-done").textContent = `Show ${count(shown)} products`;
-  find("more").replaceChildren(...(answer.ended || !shown ? []
-    : shown >= DEEPEST ? [el("p", { class: "hint" }, `The first ${count(DEEPEST)} products are shown.`)]
-      : [el("button", { type: "button", class: "quiet", onclick: showMore }, "Show more")]));
+  tellSheet(query, shown);
+  find("more").replaceChildren(
+    ...(answer.ended || !shown
+      ? []
+      : shown >= DEEPEST
+        ? [el("p", { class: "hint" }, `The first ${count(DEEPEST)} products are shown.`)]
+        : [el("button", { type: "button", class: "quiet", onclick: showMore }, "Show more")]),
+  );
 }
 
 async function showMore({ target: button }) {
   const index = indexOf(query);
-  const own = asking = new AbortController();
+  const own = (asking = new AbortController());
   const key = shownKey;
   const offset = answer.hits.length;
   const k = Math.min(PAGE, DEEPEST - offset);
@@ -193,7 +222,11 @@ async function showMore({ target: button }) {
     query = { ...query, page: Math.ceil(answer.hits.length / PAGE) };
     history.replaceState(history.state, "", toURL(query));
     drawMore();
-    announce(next.hits.length ? `${count(next.hits.length)} more products, ${count(answer.hits.length)} in all.` : "There are no more.");
+    announce(
+      next.hits.length
+        ? `${count(next.hits.length)} more products, ${count(answer.hits.length)} in all.`
+        : "There are no more.",
+    );
   } catch (error) {
     if (own.signal.aborted) return;
     if (error.status === 401) return askForToken();
@@ -244,15 +277,25 @@ async function showProduct(index) {
     const known = await api.productOf(index, id);
     if (query.product !== id) return;
     const hit = answer?.hits.find(({ product_id }) => product_id === id) ?? null;
-    drawProduct(dialog, { hit, known, act: {
-      like: (words) => moreLike(id, words),
-      bad: hit && takesFeedback ? () => tell(hit, "bad") : null,
-      why: isEmpty(query) || (query.photo && !photo) ? null : () => {
-        const form = formOf({ ...query, attributes: {}, where: "", min: null, max: null }, photo?.blob);
-        form.append("product_id", id);
-        return api.explain(index.name, form);
+    drawProduct(dialog, {
+      hit,
+      known,
+      act: {
+        like: (words) => moreLike(id, words),
+        bad: hit && takesFeedback ? () => tell(hit, "bad") : null,
+        why:
+          isEmpty(query) || (query.photo && !photo)
+            ? null
+            : () => {
+                const form = formOf(
+                  { ...query, attributes: {}, where: "", min: null, max: null },
+                  photo?.blob,
+                );
+                form.append("product_id", id);
+                return api.explain(index.name, form);
+              },
       },
-    } });
+    });
     if (!dialog.open) dialog.showModal();
   } catch (error) {
     if (error.status === 401) return askForToken();
@@ -270,7 +313,12 @@ function leaveProduct() {
 
 function tell(hit, action) {
   if (!takesFeedback || !answer) return;
-  const event = { request_id: answer.request_id, product_id: hit.product_id, rank: hit.rank, action };
+  const event = {
+    request_id: answer.request_id,
+    product_id: hit.product_id,
+    rank: hit.rank,
+    action,
+  };
   api.feedback(indexOf(query).name, event).catch(() => {}); // nobody waits for it
 }
 
@@ -281,38 +329,21 @@ function wordsInBox() {
   return { text, minus: [...new Set([...query.minus, ...minus])] };
 }
 
-function askForToken() {
-  find("login-error").textContent = "";
-  if (!find("login").open) find("login").showModal();
-}
-
-function placeFilters() {
-  if (wide.matches) {
-    find("sheet").close();
-    find("filters-side").append(find("filters"));
-  } else {
-    find("sheet-body").append(find("filters"));
-  }
-  find("filters-side").hidden = !wide.matches;
-}
-
 function listen() {
   find("search").addEventListener("submit", (event) => {
     event.preventDefault();
     const words = wordsInBox();
     if (isEmpty({ ...query, ...words })) {
-      toast(words.minus.length
-        ? "Say also what you look for: a minus only leaves something out."
-        : "Type what you look for, or add a picture.");
+      toast(
+        words.minus.length
+          ? "Say also what you look for: a minus only leaves something out."
+          : "Type what you look for, or add a picture.",
+      );
       find("text").focus();
       return;
     }
     go(words);
   });
-  find("upload").addEventListener("click", () => find("file").click());
-  find("drop").addEventListener("click", () => find("file").click());
-  find("camera").addEventListener("click", () => find("photo").click());
-  find("camera-start").addEventListener("click", () => find("photo").click());
   find("home").addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
@@ -320,26 +351,19 @@ function listen() {
     find("text").focus();
   });
   find("index").addEventListener("change", ({ target }) =>
-    go({ ...wordsInBox(), index: target.value, like: "", attributes: {}, where: "", min: null, max: null,
-      crop: query.photo ? query.crop : null }));
-  find("open-filters").addEventListener("click", () => find("sheet").showModal());
+    go({
+      ...wordsInBox(),
+      index: target.value,
+      like: "",
+      attributes: {},
+      where: "",
+      min: null,
+      max: null,
+      crop: query.photo ? query.crop : null,
+    }),
+  );
   find("product").addEventListener("close", leaveProduct);
-  find("login").addEventListener("cancel", (event) => event.preventDefault());
-  find("login-form").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    try {
-      await api.login(find("token").value.trim());
-      find("token").value = "";
-      find("login").close();
-      await start();
-    } catch (error) {
-      find("login-error").textContent = error.status === 401 ? "This is not the token." : error.message;
-      find("token").select();
-    }
-  });
-  closable(find("sheet"));
   closable(find("product"));
-  wide.addEventListener("change", placeFilters);
   addEventListener("popstate", arrive);
   addEventListener("keydown", (event) => {
     const typing = event.target.closest("input, textarea, select, dialog");
@@ -348,7 +372,7 @@ function listen() {
       find("text").select();
     }
   });
-  listenForPhotos({ file: find("file"), photo: find("photo"), dropping: find("dropping") }, takePhoto, toast);
+  listenForPhotos(takePhoto, toast);
 }
 
 async function start() {
@@ -369,6 +393,7 @@ async function start() {
 }
 
 history.scrollRestoration = "manual";
-placeFilters();
+listenForSheet();
 listen();
+listenForToken(start);
 start();

@@ -13,17 +13,24 @@ const HANDLES = ["nw", "ne", "sw", "se", "n", "s", "w", "e"];
  */
 export function cropper({ src, width, height, alt, crop }, changed) {
   const image = el("img", { src, width, height, alt, draggable: "false" });
-  const rect = el("div", {
-    class: "rect",
-    tabindex: "0",
-    role: "group",
-    "aria-roledescription": "crop rectangle",
-    "aria-describedby": "crop-keys",
-  }, HANDLES.map((side) => el("span", { class: `handle ${side}`, "data-side": side })));
+  const rect = el(
+    "div",
+    {
+      class: "rect",
+      tabindex: "0",
+      role: "group",
+      "aria-roledescription": "crop rectangle",
+      "aria-describedby": "crop-keys",
+    },
+    HANDLES.map((side) => el("span", { class: `handle ${side}`, "data-side": side })),
+  );
   const stage = el("div", { class: "stage" }, image, rect);
   stage.style.setProperty("--ratio", width / height);
-  const keys = el("p", { class: "unseen", id: "crop-keys" },
-    "Arrow keys move the rectangle, Shift and arrow keys resize it, Escape takes the whole picture.");
+  const keys = el(
+    "p",
+    { class: "unseen", id: "crop-keys" },
+    "Arrow keys move the rectangle, with Shift they resize it, Escape takes the whole picture.",
+  );
   let box = crop ?? WHOLE;
   let timer = 0;
 
@@ -61,13 +68,19 @@ export function cropper({ src, width, height, alt, crop }, changed) {
       draw();
       if (box.some((part, i) => part !== before[i])) settle();
     };
-    const listeners = [["pointermove", move], ["pointerup", end], ["pointercancel", end]];
+    const listeners = [
+      ["pointermove", move],
+      ["pointerup", end],
+      ["pointercancel", end],
+    ];
     for (const [name, listener] of listeners) stage.addEventListener(name, listener);
     stage.setPointerCapture(event.pointerId);
   });
 
   rect.addEventListener("keydown", (event) => {
-    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[
+      event.key
+    ];
     if (way) {
       const [x, y] = way.map((sign) => sign * STEP);
       box = event.shiftKey
@@ -81,7 +94,10 @@ export function cropper({ src, width, height, alt, crop }, changed) {
     event.preventDefault();
     draw();
     clearTimeout(timer);
-    timer = setTimeout(() => { announce(words(box)); settle(); }, 500);
+    timer = setTimeout(() => {
+      announce(words(box));
+      settle();
+    }, 500);
   });
 
   draw();
@@ -123,6 +139,8 @@ function between([fromX, fromY], [toX, toY]) {
 function words(box) {
   if (isWhole(box)) return "Searching with the whole picture";
   const [x, y, width, height] = box.map((part) => Math.round(part * 100));
-  return `Searching with a part of the picture: ${width}% wide and ${height}% high, `
-    + `${x}% from the left, ${y}% from the top`;
+  return (
+    `Searching with a part of the picture: ${width}% wide and ${height}% high, ` +
+    `${x}% from the left, ${y}% from the top`
+  );
 }

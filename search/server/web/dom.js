@@ -38,7 +38,9 @@ export function toast(words) {
   const place = find("toast");
   place.textContent = words;
   clearTimeout(toastTimer);
-  toastTimer = setTimeout(() => { place.textContent = ""; }, 6000);
+  toastTimer = setTimeout(() => {
+    place.textContent = "";
+  }, 6000);
 }
 
 /** Closes a dialog by its buttons and by a click beside it. */

@@ -10,14 +10,19 @@ const IDEAS = 6;
 export async function drawIdeas(place, index, choose) {
   place.hidden = true;
   const { attributes } = index;
-  const name = attributes.find((attribute) => /type|category|kind/i.test(attribute)) ?? attributes[0];
+  const name =
+    attributes.find((attribute) => /type|category|kind/i.test(attribute)) ?? attributes[0];
   if (!name) return;
   const values = (await api.facets(index.name, [name])).facets[name] ?? [];
   if (!values.length) return;
   place.replaceChildren(
     el("span", {}, "Or start with"),
-    ...values.slice(0, IDEAS).map(({ value }) =>
-      el("button", { type: "button", class: "chip", onclick: () => choose(value) }, value)));
+    ...values
+      .slice(0, IDEAS)
+      .map(({ value }) =>
+        el("button", { type: "button", class: "chip", onclick: () => choose(value) }, value),
+      ),
+  );
   place.setAttribute("role", "group");
   place.setAttribute("aria-label", title(name));
   place.hidden = false;

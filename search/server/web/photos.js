@@ -1,5 +1,7 @@
 // Pictures that people give: opened, made small enough to send, remembered for the back button.
 
+import { find } from "./dom.js";
+
 const SEND_BYTES = 3 << 20; // a file up to this size is sent as it is
 const SEND_SIDE = 1600; // pixels; a larger file is made this small
 const KEEP_SIDE = 512; // pixels of the copy that the browser's history holds
@@ -21,7 +23,13 @@ export async function openPhoto(file) {
   const small = await dataURL(await drawn(bitmap, KEEP_SIDE));
   const { width, height } = bitmap;
   bitmap.close();
-  return keep({ id: crypto.getRandomValues(new Uint32Array(2)).join("-"), blob, width, height, small });
+  return keep({
+    id: crypto.getRandomValues(new Uint32Array(2)).join("-"),
+    blob,
+    width,
+    height,
+    small,
+  });
 }
 
 /** The picture of a history entry, or null. After a reload it is the small copy. */
@@ -52,7 +60,9 @@ async function drawn(bitmap, side) {
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => { canvas.toBlob(resolve, "image/jpeg", 0.9); });
+  return new Promise((resolve) => {
+    canvas.toBlob(resolve, "image/jpeg", 0.9);
+  });
 }
 
 function dataURL(blob) {
@@ -72,7 +82,12 @@ function blobOf(url) {
 }
 
 /** Calls `take` with every picture that is chosen, dropped or pasted. */
-export function listenForPhotos({ file, photo, dropping }, take, refuse) {
+export function listenForPhotos(take, refuse) {
+  const [file, photo, dropping] = ["file", "photo", "dropping"].map(find);
+  for (const id of ["upload", "drop"]) find(id).addEventListener("click", () => file.click());
+  for (const id of ["camera", "camera-start"]) {
+    find(id).addEventListener("click", () => photo.click());
+  }
   for (const input of [file, photo]) {
     input.addEventListener("change", () => {
       if (input.files.length) take(input.files[0]);
@@ -87,7 +102,10 @@ export function listenForPhotos({ file, photo, dropping }, take, refuse) {
   });
   let depth = 0; // enter and leave also come for every element below
   const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const rest = () => { depth = 0; dropping.hidden = true; };
+  const rest = () => {
+    depth = 0;
+    dropping.hidden = true;
+  };
   document.addEventListener("dragenter", (event) => {
     if (!carriesFiles(event)) return;
     depth += 1;

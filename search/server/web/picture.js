@@ -6,7 +6,7 @@ import { el, find, icon } from "./dom.js";
 
 let drawn = ""; // what the page shows
 
-/** Shows the picture that was given or that of the product; `refine` takes a change of the query. */
+/** Shows the given picture or the product's; `refine` takes a change of the query. */
 export async function drawPicture({ query, photo, index }, refine) {
   const place = find("picture");
   const source = query.photo ? photo?.id : query.like && `${index.name} ${query.like}`;
@@ -30,20 +30,37 @@ export async function drawPicture({ query, photo, index }, refine) {
 }
 
 function parts(shown, crop, refine) {
-  const head = el("div", { class: "picture-head" },
+  const head = el(
+    "div",
+    { class: "picture-head" },
     el("h2", { id: "picture-title" }, shown.name),
-    el("button", { type: "button", class: "round", "aria-label": "Remove the picture", title: "Remove the picture",
-      onclick: () => {
-        refine({ photo: false, like: "", crop: null });
-        find("text").focus();
-      } }, icon("close")));
+    el(
+      "button",
+      {
+        type: "button",
+        class: "round",
+        "aria-label": "Remove the picture",
+        title: "Remove the picture",
+        onclick: () => {
+          refine({ photo: false, like: "", crop: null });
+          find("text").focus();
+        },
+      },
+      icon("close"),
+    ),
+  );
   if (!shown.src) return [head, el("p", { class: "hint" }, "The picture is not on this server.")];
   return [
     head,
-    cropper({ ...shown, alt: "The picture that is searched with", crop }, (box) => refine({ crop: box })),
+    cropper({ ...shown, alt: "The picture that is searched with", crop }, (box) =>
+      refine({ crop: box }),
+    ),
     crop
-      ? el("button", { type: "button", class: "text-button", onclick: () => refine({ crop: null }) },
-        "Use the whole picture")
+      ? el(
+          "button",
+          { type: "button", class: "text-button", onclick: () => refine({ crop: null }) },
+          "Use the whole picture",
+        )
       : el("p", { class: "hint" }, "Drag the corners to what you mean."),
   ];
 }

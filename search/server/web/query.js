@@ -21,8 +21,9 @@ export const EMPTY = Object.freeze({
 export const isEmpty = (query) => !(query.text || query.like || query.photo);
 
 export const hasFilters = (query) =>
-  Boolean(query.where || query.min !== null || query.max !== null
-    || Object.keys(query.attributes).length);
+  Boolean(
+    query.where || query.min !== null || query.max !== null || Object.keys(query.attributes).length,
+  );
 
 /** The query of a URL's search part; what is wrong in it is left out. */
 export function fromURL(search) {
@@ -32,9 +33,13 @@ export function fromURL(search) {
     return Number.isFinite(value) && value >= 0 ? value : null;
   };
   const crop = (given.get("crop") ?? "").split(",").map(Number);
-  const goodCrop = crop.length === 4
-    && crop.every((part) => part >= 0 && part <= 1)
-    && crop[2] > 0 && crop[3] > 0 && crop[0] + crop[2] <= 1.001 && crop[1] + crop[3] <= 1.001;
+  const goodCrop =
+    crop.length === 4 &&
+    crop.every((part) => part >= 0 && part <= 1) &&
+    crop[2] > 0 &&
+    crop[3] > 0 &&
+    crop[0] + crop[2] <= 1.001 &&
+    crop[1] + crop[3] <= 1.001;
   const attributes = {};
   for (const pair of given.getAll("attribute")) {
     const cut = pair.indexOf("=");
@@ -60,14 +65,17 @@ export function fromURL(search) {
 /** The URL of a query, relative to the server. */
 export function toURL(query) {
   const given = new URLSearchParams();
-  const put = (name, value) => { if (value) given.append(name, value); };
+  const put = (name, value) => {
+    if (value) given.append(name, value);
+  };
   put("index", query.index);
   put("text", query.text);
   for (const word of query.minus) put("minus", word);
   put("like", query.like);
   put("photo", query.photo ? "1" : "");
   put("crop", query.crop && cropText(query.crop));
-  for (const [name, value] of Object.entries(query.attributes)) put("attribute", `${name}=${value}`);
+  for (const [name, value] of Object.entries(query.attributes))
+    put("attribute", `${name}=${value}`);
   put("where", query.where);
   if (query.min !== null) given.append("min", query.min);
   if (query.max !== null) given.append("max", query.max);
@@ -80,10 +88,13 @@ export function toURL(query) {
 /** Words, and those that a leading minus takes away: red dress -floral -"long sleeves". */
 export function splitMinus(words) {
   const minus = [];
-  const text = words.replace(/(^|\s)[-−–](?:"([^"]+)"|([^\s"-]\S*))/g, (_, space, quoted, plain) => {
-    minus.push((quoted ?? plain).trim());
-    return space;
-  });
+  const text = words.replace(
+    /(^|\s)[-−–](?:"([^"]+)"|([^\s"-]\S*))/g,
+    (_, space, quoted, plain) => {
+      minus.push((quoted ?? plain).trim());
+      return space;
+    },
+  );
   return { text: text.replace(/\s+/g, " ").trim(), minus: minus.filter(Boolean) };
 }
 

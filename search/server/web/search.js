@@ -29,7 +29,8 @@ export async function pageOf({ index, query, photo }, offset, k, signal) {
     return await api.search(index.name, form, signal);
   } catch (error) {
     // The picture of a product may be a URL that the server does not open; its vector is known.
-    const only = query.like && !query.text && !query.minus.length && !query.crop && !hasFilters(query);
+    const only =
+      query.like && !query.text && !query.minus.length && !query.crop && !hasFilters(query);
     if (error.code !== "bad_image" || !only) throw error;
     return api.similar(index.name, query.like, k, offset, signal);
   }

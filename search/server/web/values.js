@@ -8,7 +8,8 @@ export function price(value, currency) {
   if (value == null) return "";
   const digits = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
   try {
-    if (currency) return new Intl.NumberFormat(undefined, { style: "currency", currency }).format(value);
+    if (currency)
+      return new Intl.NumberFormat(undefined, { style: "currency", currency }).format(value);
   } catch {
     // no code that the browser knows
   }
@@ -28,8 +29,13 @@ export function title(name) {
 
 /** A value that a classifier filled in, marked as such. */
 export function filled({ value, confidence }) {
-  return el("span", { class: "filled", title: `${FILLED} (${percent(confidence)} sure)` },
-    el("span", { "aria-hidden": "true" }, "≈ "), value, el("span", { class: "unseen" }, ` (${FILLED})`));
+  return el(
+    "span",
+    { class: "filled", title: `${FILLED} (${percent(confidence)} sure)` },
+    el("span", { "aria-hidden": "true" }, "≈ "),
+    value,
+    el("span", { class: "unseen" }, ` (${FILLED})`),
+  );
 }
 
 export const percent = (fraction) => `${Math.round(fraction * 100)}%`;

@@ -35,6 +35,7 @@ let photo = null; // see photos.js
 let answer = null; // the search's, with the hits of all pages
 let shownKey = null; // the query whose answer the page shows
 let asking = null; // AbortController of the search under way
+let early = null; // what was asked before the indexes were known
 const answers = new Map(); // by key
 
 // From what is asked to the history
@@ -45,7 +46,11 @@ const keyOf = (asked, picture) =>
 
 /** Asks for something else; a place in the history to come back to. */
 function go(part, picture = photo) {
-  if (!indexes.length) return; // not known yet, or the token is asked for
+  if (!indexes.length) {
+    // They are on their way, or the token is asked for.
+    early = [part, picture];
+    return;
+  }
   keepScroll();
   query = { ...query, page: 1, product: "", ...part };
   photo = query.photo ? picture : null;
@@ -61,20 +66,21 @@ function keepScroll() {
   history.replaceState({ ...history.state, scroll: scrollY }, "");
 }
 
-async function arrive() {
+/** Shows what the URL asks for; `typed` are words that wait in the box meanwhile. */
+async function arrive({ typed = "" } = {}) {
   const asked = fromURL(location.search);
   const picture = await recallPhoto(history.state);
   query = asked;
   photo = asked.photo ? picture : null;
-  await show({ scroll: history.state?.scroll ?? 0 });
+  await show({ scroll: history.state?.scroll ?? 0, typed });
 }
 
 // The search
 
-async function show({ scroll = null, again = false } = {}) {
+async function show({ scroll = null, again = false, typed = "" } = {}) {
   const index = indexOf(query);
   const key = keyOf(query, photo);
-  find("text").value = query.text;
+  find("text").value = query.text || typed;
   find("index").value = index.name;
   find("text").placeholder =
     query.photo || query.like ? "but … (in red, say)" : "Search, or add a picture";
@@ -389,7 +395,11 @@ async function start() {
   find("index").replaceChildren(...indexes.map(({ name }) => el("option", { value: name }, name)));
   find("index-choice").hidden = indexes.length < 2;
   shownKey = null;
-  await arrive();
+  if (!early) return arrive({ typed: find("text").value });
+  const asked = early;
+  early = null;
+  query = fromURL(location.search);
+  go(...asked);
 }
 
 history.scrollRestoration = "manual";

@@ -55,7 +55,7 @@ class Product:
 
 
 @dataclass(eq=False)
-class RefusalError(Exception):
+class RefusedError(Exception):
     status: int
     code: str
     message: str
@@ -72,7 +72,7 @@ class Shop:
     currency: str | None = "EUR"
     token: str | None = None
     good_match: bool | None = True
-    refusal: RefusalError | None = None  # for every search
+    refusal: RefusedError | None = None  # for every search
     gate: threading.Event | None = None  # searches wait for it
     asked: list[dict[str, Any]] = field(default_factory=list)  # searches
     told: list[dict[str, Any]] = field(default_factory=list)  # feedback
@@ -101,7 +101,7 @@ class Shop:
             raise self.refusal
         k, offset = int(body.get("k", 24)), int(body.get("offset", 0))
         if not (1 <= k <= 200 and k + offset <= 1000):
-            raise RefusalError(400, "bad_request", f"k {k}, offset {offset}")
+            raise RefusedError(400, "bad_request", f"k {k}, offset {offset}")
         scored = self._scored(form, body)
         top = [product for _, product in scored[:200]]
         hits = scored[offset : offset + k]
@@ -167,19 +167,19 @@ class Shop:
         for product in self.products:
             if product.id == id:
                 return product
-        raise RefusalError(404, "not_found", "there is no product of this id in the index")
+        raise RefusedError(404, "not_found", "there is no product of this id in the index")
 
     def _scored(self, form: FormData, body: dict[str, Any]) -> list[tuple[float, Product]]:
         like, words = body.get("like"), body.get("text", "").lower().split()
         if "image" in body and like:
-            raise RefusalError(400, "bad_request", "image and like are both the photo")
+            raise RefusedError(400, "bad_request", "image and like are both the photo")
         looks = None
         if "image" in body:
             looks = look(Image.open(form["image"].file), body.get("crop"))  # type: ignore[union-attr]
         elif like:
             looks = look(Image.open(self._find(like).picture), body.get("crop"))
         elif not words:
-            raise RefusalError(
+            raise RefusedError(
                 400, "bad_request", "the query is empty: give a text, an image or both"
             )
         wishes = dict(pair.split("=", 1) for pair in body.get("attribute", []))
@@ -204,7 +204,7 @@ class Shop:
 
     def _facet(self, name: str, products: list[Product]) -> list[dict[str, Any]]:
         if name not in self.attributes:
-            raise RefusalError(400, "bad_request", f"{name!r} is no attribute")
+            raise RefusedError(400, "bad_request", f"{name!r} is no attribute")
         counts = Counter(product.fields[name] for product in products)
         filled = Counter(product.fields[name] for product in products if name in product.filled)
         return [
@@ -260,7 +260,7 @@ def fits(product: Product, where: str | None) -> bool:
         if not part:
             continue
         if name != "price" or sign not in ("<", "<=", ">", ">="):
-            raise RefusalError(
+            raise RefusedError(
                 400, "bad_where", f"where: unknown field {name!r}; the fields are price"
             )
         value, limit = product.price, float(number)
@@ -314,7 +314,7 @@ def app_of(shop: Shop) -> ASGIApp:
 
     async def image(request: Request) -> Response:
         if request.query_params["size"] not in ("160", "320", "640", "1280"):
-            raise RefusalError(400, "bad_request", "size")
+            raise RefusedError(400, "bad_request", "size")
         data = shop._find(request.query_params["id"]).picture.read_bytes()
         return Response(data, media_type="image/jpeg")
 
@@ -324,7 +324,7 @@ def app_of(shop: Shop) -> ASGIApp:
 
     async def login(request: Request) -> Response:
         if (await request.json()).get("token") != shop.token:
-            raise RefusalError(401, "unauthorized", "this is not the server's token")
+            raise RefusedError(401, "unauthorized", "this is not the server's token")
         response = Response(status_code=204)
         response.set_cookie("shoplens_token", shop.token or "", httponly=True, samesite="strict")
         return response
@@ -333,7 +333,7 @@ def app_of(shop: Shop) -> ASGIApp:
         return Response((WEB / "index.html").read_bytes(), media_type="text/html")
 
     async def refused(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RefusalError)
+        assert isinstance(error, RefusedError)
         body = {"code": error.code, "message": error.message, "request_id": "refused-1"}
         return JSONResponse({"error": body}, error.status, error.headers)
 
@@ -350,7 +350,7 @@ def app_of(shop: Shop) -> ASGIApp:
         Route(f"{index}/image", image),
         Mount("/web", StaticFiles(directory=WEB)),
     ]
-    return guarded(Starlette(routes=routes, exception_handlers={RefusalError: refused}), shop)
+    return guarded(Starlette(routes=routes, exception_handlers={RefusedError: refused}), shop)
 
 
 async def in_thread(work: Any, *arguments: Any) -> Any:
@@ -369,7 +369,7 @@ async def read_form(request: Request, once: set[str]) -> tuple[FormData, dict[st
         elif name in once and name not in body:
             body[name] = await value.read() if isinstance(value, UploadFile) else value
         else:
-            raise RefusalError(400, "bad_request", f"{name}: unknown or given twice")
+            raise RefusedError(400, "bad_request", f"{name}: unknown or given twice")
         if isinstance(value, UploadFile):
             await value.seek(0)
     return form, body

@@ -21,9 +21,9 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 pytest.importorskip("starlette", reason="starlette is not installed")
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
-from tests.search.server.shop import RefusalError, Shop, read_shop, serving
+from tests.search.server.shop import RefusedError, Shop, read_shop, serving
 
 CHROMIUM = os.environ.get("SHOPLENS_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
@@ -195,6 +195,24 @@ def test_a_url_holds_the_whole_query(page: Page) -> None:
         query,
     )
     assert again == query
+
+
+@pytest.mark.parametrize("key", ["Enter", "End"])
+def test_words_typed_before_the_shop_answers_are_kept(opened: Open, key: str) -> None:
+    page = opened("about:blank")
+    held: list[Route] = []
+    page.route("**/v1/indexes", lambda route: held.append(route))
+    with page.expect_request("**/v1/indexes"):
+        page.goto("/")
+    page.get_by_role("searchbox").fill("red")
+    page.get_by_role("searchbox").press(key)
+    held[0].continue_()
+    if key == "Enter":
+        settled(page)
+        assert asks(page) == {"text": ["red"]}
+    else:
+        expect(page.locator("#ideas")).to_be_visible()
+        expect(page.get_by_role("searchbox")).to_have_value("red")
 
 
 # Pictures
@@ -545,7 +563,7 @@ def test_pictures_load_late_and_move_nothing(page: Page) -> None:
 
 
 def test_an_overloaded_server(page: Page, shop: Shop) -> None:
-    shop.refusal = RefusalError(503, "overloaded", "busy", {"Retry-After": "4"})
+    shop.refusal = RefusedError(503, "overloaded", "busy", {"Retry-After": "4"})
     page.goto("/?text=red")
     alert = page.get_by_role("alert").filter(has_text="Many people")
     expect(alert).to_contain_text("try again in 4 seconds")
@@ -707,7 +725,7 @@ def test_axe_finds_no_serious_fault(opened: Open, shop: Shop, settings: dict[str
     shop.good_match = False
     search(page, "submarine")
     check("no good match")
-    shop.refusal = RefusalError(503, "overloaded", "busy", {"Retry-After": "4"})
+    shop.refusal = RefusedError(503, "overloaded", "busy", {"Retry-After": "4"})
     page.goto("/?text=red")
     page.locator(".panel.error").wait_for()
     check("error")

@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from tests.search.server.shop import RefusedError, Shop, read_shop, serving
 
+expect.set_options(timeout=30_000)  # a busy machine is no failure
 CHROMIUM = os.environ.get("SHOPLENS_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 

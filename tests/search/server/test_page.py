@@ -25,7 +25,6 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from tests.search.server.shop import RefusedError, Shop, read_shop, serving
 
-expect.set_options(timeout=30_000)  # a busy machine is no failure
 CHROMIUM = os.environ.get("SHOPLENS_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
@@ -33,7 +32,7 @@ ATTRIBUTES = ["color", "category"]
 PRODUCTS = 60
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 SERIOUS = ("serious", "critical")
-expect.set_options(timeout=15_000)  # milliseconds; machines that test are busy
+expect.set_options(timeout=30_000)  # milliseconds; machines that test are busy
 
 Open = Callable[..., Page]
 

@@ -150,17 +150,22 @@ def _started(
         claim(out)
     pairs, validation = split_pairs(read_pairs(catalogs), config.validation_share, config.seed)
     console.print(f"{len(pairs)} pairs to train on, {len(validation)} held out")
-    columns = (
+    with training_bars(console) as bars, TrainingLog(out / _MARK) as log:
+        yield _Started(ranks, pairs, validation, console, bars, log)
+    written = f"model written to {out}: try `shoplens index CATALOG --out DIR --model {out}`"
+    console.print(written, soft_wrap=True)
+
+
+def training_bars(console: Console) -> Progress:
+    """The bars of a run; each task has a field `rate`, shown beside it."""
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
+        console=console,
     )
-    with Progress(*columns, console=console) as bars, TrainingLog(out / _MARK) as log:
-        yield _Started(ranks, pairs, validation, console, bars, log)
-    written = f"model written to {out}: try `shoplens index CATALOG --out DIR --model {out}`"
-    console.print(written, soft_wrap=True)
 
 
 def epoch_line(epoch: Epoch) -> str:

@@ -10,14 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 
 from indexing.attributes.labels import Labels, read_labels, suggest, write_labels
 from indexing.attributes.vocabulary import Attribute, Calibration, TrainedOn
@@ -42,7 +35,7 @@ from training.attributes.data import (
 )
 from training.attributes.stage import Side, StageRun, class_weights
 from training.attributes.train import StepDone, train_attributes
-from training.run import claim
+from training.run import claim, training_bars
 
 _LAST = "last"
 
@@ -204,14 +197,7 @@ class _Shown:
     console: Console
 
     def __enter__(self) -> _Shown:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        self._bars = Progress(*columns, console=self.console)
+        self._bars = training_bars(self.console)
         self._bars.start()
         self._steps: TaskID | None = None
         return self

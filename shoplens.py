@@ -14,7 +14,6 @@ import logging
 import sys
 import warnings
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -169,7 +168,9 @@ _debug = False
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"shoplens {_version('shoplens')}")
+        from importlib.metadata import version
+
+        typer.echo(f"shoplens {version('shoplens')}")
         raise typer.Exit
 
 

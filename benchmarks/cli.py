@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -147,6 +146,8 @@ def score(
 
 
 def _report(folder: Path) -> None:
+    from importlib.metadata import version
+
     from rich.console import Console
 
     from benchmarks.retrieval.report import write_report

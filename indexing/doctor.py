@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -130,7 +132,34 @@ def _faiss() -> list[Finding]:
     findings = [Finding("faiss", "ok", f"{installed[0]}, {faiss.get_compile_options().strip()}")]
     types = "exact, and approximate by FAISS's index factory"
     findings.append(Finding("index types", "ok", types))
-    return findings + _faiss_gpu(faiss)
+    return [*findings, _blas(faiss), *_faiss_gpu(faiss)]
+
+
+def _blas(faiss: ModuleType) -> Finding:
+    """Which kernel FAISS multiplies with, and how fast."""
+    import numpy as np
+
+    from indexing.faiss_import import KERNEL_VARIABLE, blas_kernel, fitting_kernel
+    from indexing.processor import processor_flags, processor_info
+
+    queries, gallery, dim = 512, 8192, 512
+    vectors = np.random.default_rng(0).standard_normal((gallery, dim), np.float32)
+    index = faiss.IndexFlatIP(dim)
+    index.add(vectors)
+    seconds = []
+    for _ in range(4):  # the first wakes the threads
+        started = time.perf_counter()
+        index.search(vectors[:queries], 10)
+        seconds.append(time.perf_counter() - started)
+    rate = 2 * queries * gallery * dim / min(seconds) / 1e9
+    kernel, threads = blas_kernel(faiss) or "unknown", faiss.omp_get_max_threads()
+    detail = f"{kernel}: exact search at {rate:.0f} GFLOP/s on {threads} threads"
+    fitting = fitting_kernel(processor_flags(), processor_info("vendor_id"))
+    chosen = os.environ.get(KERNEL_VARIABLE)
+    if fitting is not None and chosen not in (fitting, None):
+        advice = f"{KERNEL_VARIABLE}={chosen} is set: unset it, and {fitting} is chosen"
+        return Finding("faiss kernel", "optional", detail, advice)
+    return Finding("faiss kernel", "ok", detail)
 
 
 def _faiss_gpu(faiss: ModuleType) -> list[Finding]:

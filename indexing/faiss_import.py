@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 from indexing.errors import MissingDependencyError
-from indexing.processor import processor_flags
+from indexing.processor import processor_flags, processor_info
 
-_KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
+KERNEL_VARIABLE = "OPENBLAS_CORETYPE"
 
 
 @cache
@@ -31,8 +32,31 @@ def import_faiss() -> ModuleType:
 
 
 def _choose_blas_kernel() -> None:
-    # The OpenBLAS inside faiss-cpu takes new Intel processors for a very old one and is
+    # The OpenBLAS inside faiss-cpu takes processors newer than itself for very old ones and is
     # four times slower than need be. It reads this variable once, while it is loaded.
-    needed = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
-    if _KERNEL_VARIABLE not in os.environ and needed <= processor_flags():
-        os.environ[_KERNEL_VARIABLE] = "SKYLAKEX"
+    fitting = fitting_kernel(processor_flags(), processor_info("vendor_id"))
+    if KERNEL_VARIABLE not in os.environ and fitting is not None:
+        os.environ[KERNEL_VARIABLE] = fitting
+
+
+def fitting_kernel(flags: set[str], vendor: str) -> str | None:
+    """OpenBLAS's name of the kernel for such a processor; None where it knows best.
+
+    AMD's processors without AVX-512 it takes for what they are.
+    """
+    if flags >= {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}:
+        return "SKYLAKEX"
+    if vendor == "GenuineIntel" and flags >= {"avx2", "fma"}:
+        return "HASWELL"
+    return None
+
+
+def blas_kernel(faiss: ModuleType) -> str | None:
+    """The kernel that FAISS's own OpenBLAS runs, such as `SkylakeX`; None without one."""
+    from threadpoolctl import threadpool_info
+
+    beside = str(Path(str(faiss.__file__)).parent)  # site-packages/faiss, libraries: faiss_cpu.libs
+    for library in threadpool_info():
+        if library["internal_api"] == "openblas" and library["filepath"].startswith(beside):
+            return str(library["architecture"])
+    return None

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import torch
-
 from indexing.errors import ImageError, QueryError
 from indexing.images import decoding, read_bytes
 from indexing.models.protocol import Encoder
@@ -23,6 +21,7 @@ from indexing.processor import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -133,6 +132,8 @@ class Reranker:
     def _scores(self, pixels: dict[Path, torch.Tensor]) -> dict[Path, float]:
         if not pixels:
             return {}
+        import torch  # by now the encoder has; other searches do without
+
         scores = self._encoder.match_text(self._text, torch.stack(list(pixels.values()))).tolist()
         return {p: score for p, score in zip(pixels, scores, strict=True) if math.isfinite(score)}
 

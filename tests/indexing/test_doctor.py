@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 import typer
 
 from indexing import cli, doctor
+from indexing.processor import processor_flags
 
 
 def state_of(what: str) -> doctor.Finding:
@@ -69,3 +71,23 @@ def test_a_check_that_fails_is_a_finding_and_the_others_go_on(
     finding = state_of("devices")
     assert (finding.state, finding.detail) == ("broken", "OSError: libcuda is broken")
     assert state_of("python").state == "ok"
+
+
+def test_the_kernel_of_faiss_is_named_with_its_rate() -> None:
+    finding = state_of("faiss kernel")
+    kernel, rate = re.fullmatch(
+        r"(\w+): exact search at (\d+) GFLOP/s on \d+ threads", finding.detail
+    ).groups()  # type: ignore[union-attr]
+    assert int(rate) > 0
+    if "avx2" in processor_flags():
+        assert kernel not in {"Prescott", "Core2", "Nehalem", "unknown"}
+
+
+def test_a_kernel_that_the_user_chose_is_theirs_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexing.faiss_import.fitting_kernel", lambda flags, vendor: "SKYLAKEX")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "PRESCOTT")
+    finding = state_of("faiss kernel")
+    assert finding.state == "optional"
+    assert "OPENBLAS_CORETYPE=PRESCOTT is set" in finding.advice
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "SKYLAKEX")
+    assert (state_of("faiss kernel").state, state_of("faiss kernel").advice) == ("ok", "")

@@ -180,18 +180,27 @@ def test_missing_faiss_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "chosen_by_user", "expected"),
+    ("vendor", "flags", "chosen_by_user", "expected"),
     [
-        ("avx512f avx512cd avx512bw avx512dq avx512vl avx2", None, "SKYLAKEX"),
-        ("avx512f avx512cd avx512bw avx512dq avx512vl avx2", "HASWELL", "HASWELL"),
-        ("avx512f avx512cd avx2", None, None),
-        ("", None, None),
+        ("GenuineIntel", "avx512f avx512cd avx512bw avx512dq avx512vl avx2", None, "SKYLAKEX"),
+        ("AuthenticAMD", "avx512f avx512cd avx512bw avx512dq avx512vl avx2", None, "SKYLAKEX"),
+        ("GenuineIntel", "avx512f avx512cd avx512bw avx512dq avx512vl avx2", "ZEN", "ZEN"),
+        ("GenuineIntel", "avx2 fma", None, "HASWELL"),
+        ("GenuineIntel", "avx2 fma", "", ""),
+        ("AuthenticAMD", "avx2 fma", None, None),
+        ("GenuineIntel", "avx512f avx512cd avx2", None, None),
+        ("", "", None, None),
     ],
 )
 def test_the_blas_kernel_is_named_for_new_processors_unless_the_user_did(
-    monkeypatch: pytest.MonkeyPatch, flags: str, chosen_by_user: str | None, expected: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    vendor: str,
+    flags: str,
+    chosen_by_user: str | None,
+    expected: str | None,
 ) -> None:
     monkeypatch.setattr(faiss_import, "processor_flags", lambda: set(flags.split()))
+    monkeypatch.setattr(faiss_import, "processor_info", {"vendor_id": vendor}.__getitem__)
     monkeypatch.setenv("OPENBLAS_CORETYPE", chosen_by_user or "")
     if chosen_by_user is None:
         monkeypatch.delenv("OPENBLAS_CORETYPE")

@@ -66,7 +66,17 @@ def clip(
         ),
     ] = None,
     weight_decay: WeightDecay = None,
-    loss: Annotated[str, typer.Option(help="infonce or siglip.")] = "infonce",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="infonce, siglip, cua, cuaxu, mv-infonce, mv-dhel, sogclr, isogclr, cwcl, mochi, "
+            "multi-similarity or auc."
+        ),
+    ] = "infonce",
+    views: Annotated[
+        int,
+        typer.Option(min=1, help="Pictures of a product in a batch together, where it has some."),
+    ] = 1,
     validation_share: ValidationShare = 0.05,
     lock_image: Annotated[
         bool,
@@ -130,6 +140,7 @@ def clip(
             threshold_learning_rate=threshold_learning_rate,
             weight_decay=weight_decay,
             loss=loss,
+            views=views,
             validation_share=validation_share,
             lock_image=lock_image,
             augment=augment,

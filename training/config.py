@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from training.losses import LOSSES
+
 Preset = Literal["standard", "calibrated", "paper"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -26,6 +28,8 @@ class RunConfig(BaseModel):
     preset: Preset | None = None
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=256, ge=2)
+    # How many pictures of a product are put into a batch together, where it has several.
+    views: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)  # the peak
     # Share of the steps over which the rate rises to its peak; after that a cosine falls.
     warm_up: float = Field(default=0.05, ge=0, le=1)
@@ -57,7 +61,7 @@ class TrainConfig(RunConfig):
     # Steps in which masks are learned by the worth of tokens while the weights rest, see
     # training/worth.py; thresholds are held from then on. 0: masks are learned with the weights.
     mask_steps: int = Field(default=0, ge=0)
-    loss: Literal["infonce", "siglip"] = "infonce"
+    loss: str = "infonce"  # one of training.losses.LOSSES
     # Train the text tower and the last picture projection only; each picture is seen once.
     lock_image: bool = False
     # Weight of keeping the similarities between pictures that the tower had before. What it
@@ -65,6 +69,15 @@ class TrainConfig(RunConfig):
     keep_similarities: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     # Share of title words hidden in each step.
     word_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, loss: str) -> str:
+        if loss not in LOSSES:
+            raise PydanticCustomError(
+                "loss", "no loss has this name: choose one of {names}", {"names": ", ".join(LOSSES)}
+            )
+        return loss
 
     @field_validator("mask_steps")
     @classmethod

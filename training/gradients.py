@@ -26,9 +26,8 @@ from training.config import Precision, TrainConfig
 from training.data import Pairs, units
 from training.distributed import Ranks
 from training.images import ImageSide
+from training.losses import PairLoss
 from training.losses.batch import upcast
-from training.losses.infonce import InfoNCE
-from training.losses.siglip import SigLIP
 from training.texts import TextSide, hide_words
 
 Rows = NDArray[np.int64]
@@ -84,7 +83,7 @@ class BatchGradients:
         pairs: Pairs,
         images: ImageSide,
         texts: TextSide,
-        loss: InfoNCE | SigLIP,
+        loss: PairLoss,
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         ranks: Ranks,
@@ -132,9 +131,11 @@ class BatchGradients:
         images = self._gathered([chunk.images for chunk in chunks], counts).requires_grad_()
         texts = self._gathered([chunk.texts for chunk in chunks], counts).requires_grad_()
         everyone = ranks.gather(torch.from_numpy(rows).to(self._device), counts).cpu()
-        loss = self._scored(images, texts, everyone, step)
-        if config.keep_similarities:
+        before = None
+        if config.keep_similarities or self._loss.needs_teacher:
             before = self._gathered([self._images.before(pictures[part]) for part in parts], counts)
+        loss = self._scored(images, texts, everyone, before, step)
+        if config.keep_similarities and before is not None:
             loss = loss + config.keep_similarities * similarity_loss(images, before)
         penalty, kept = self._averages(chunks, total)
         value = loss.item() + penalty
@@ -187,7 +188,9 @@ class BatchGradients:
             texts.kept,
         )
 
-    def _scored(self, images: Tensor, texts: Tensor, rows: Tensor, step: int) -> Tensor:
+    def _scored(
+        self, images: Tensor, texts: Tensor, rows: Tensor, before: Tensor | None, step: int
+    ) -> Tensor:
         keys, ignore = self._keys[rows].to(self._device), None
         if self._units is not None:
             unit = self._units[rows].to(self._device)
@@ -202,6 +205,7 @@ class BatchGradients:
             text_pid=keys,
             sample_idx=rows.to(self._device),
             ignore=ignore,
+            teacher_image=before if self._loss.needs_teacher else None,
             step=step,
         )["loss"]
         return loss

@@ -83,7 +83,7 @@ def run_epochs(
 
     with Interrupts() as interrupts:
         for number in range(len(progress.history), config.epochs):
-            batches = epoch_batches(len(pairs), config, number)
+            batches = epoch_batches(pairs.keys, config, number)
             behind = progress.done - number * per_epoch  # where the run was stopped
             shares = [ranks.share(batch) for batch in batches[behind:]]
             method.train_mode()
@@ -139,11 +139,28 @@ def steps_of_epoch(pairs: Pairs, config: RunConfig) -> int:
     return steps
 
 
-def epoch_batches(count: int, config: RunConfig, epoch: int) -> list[Rows]:
-    """The rows of each batch of an epoch: all pairs in a new order, but for a remainder."""
-    order = np.random.default_rng([config.seed, epoch]).permutation(count)
-    steps = count // config.batch_size
+def epoch_batches(keys: Rows, config: RunConfig, epoch: int) -> list[Rows]:
+    """The rows of each batch of an epoch: all pairs in a new order, but for a remainder.
+
+    Args:
+        keys: int64 [n], of `Pairs`; up to `config.views` pairs of a key follow one another.
+    """
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(keys))
+    if config.views > 1:
+        order = _together(order, keys[order], config.views)
+    steps = len(keys) // config.batch_size
     return np.split(order[: steps * config.batch_size], steps)
+
+
+def _together(order: Rows, keys: Rows, views: int) -> Rows:
+    """The same rows, each key's taken up in groups of `views` where the group's first stands."""
+    by_key = np.argsort(keys, kind="stable")
+    fresh = np.diff(keys[by_key], prepend=keys.min() - 1) != 0
+    places = np.arange(len(keys))
+    within = places - np.maximum.accumulate(np.where(fresh, places, 0))  # 0, 1, 2, ... of a key
+    first = np.empty_like(places)
+    first[by_key] = by_key[places - within % views]
+    return order[np.argsort(first, kind="stable")]
 
 
 def require_finite(outcome: Outcome, pairs: Pairs, epoch: int, batch: int) -> None:

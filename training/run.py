@@ -29,6 +29,7 @@ from training.data import Pairs, read_pairs, split_pairs
 from training.distributed import Ranks
 from training.images import ImageSide, LockedImages, OpenImages
 from training.log import TrainingLog
+from training.losses import make_loss
 from training.progress import Epoch, Step
 from training.worth import MaskStep
 
@@ -48,7 +49,7 @@ def run_clip(
             if config.lock_image:
                 advance = run.bar(f"pictures to {name} on", len(part))
                 return LockedImages(encoder, part.pictures, out / "features", advance)
-            remember = config.keep_similarities > 0
+            remember = config.keep_similarities > 0 or make_loss(config.loss, 0).needs_teacher
             return OpenImages(encoder, part.pictures, augment=augment, remember=remember)
 
         # The others find the features of a locked tower on disk.

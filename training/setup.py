@@ -16,9 +16,7 @@ from training.config import RunConfig, TrainConfig
 from training.data import Pairs
 from training.encoders import TrainedEncoder
 from training.images import last_projection
-from training.losses import make_loss
-from training.losses.infonce import InfoNCE
-from training.losses.siglip import SigLIP
+from training.losses import PairLoss, make_loss
 from training.optimizer import make_optimizer
 from training.presets import prepare_pruning
 from training.progress import Progress
@@ -51,7 +49,7 @@ class ClipSetup(Setup):
     """What `ClipMethod` needs, too."""
 
     texts: TextSide
-    loss: InfoNCE | SigLIP
+    loss: PairLoss
 
 
 def stopped_run(
@@ -97,7 +95,7 @@ def set_up(
         _require_masks_to_hold(encoder, config)
     else:
         saved.restore_pruning(encoder)
-    loss = prepare_loss(encoder, config.loss)
+    loss = prepare_loss(encoder, config.loss, len(pairs))
     if config.lock_image:
         model.visual.requires_grad_(False)
         last_projection(model.visual).requires_grad_(True)
@@ -123,17 +121,19 @@ def _require_masks_to_hold(encoder: ClipEncoder, config: TrainConfig) -> None:
         )
 
 
-def prepare_loss(encoder: ClipEncoder, name: str) -> InfoNCE | SigLIP:
+def prepare_loss(encoder: ClipEncoder, name: str, pairs: int) -> PairLoss:
     """The loss, and for one that needs a bias a model that has one.
 
-    A model without a bias was trained with another loss: its logit scale starts anew, too.
+    A model without a bias was trained with another loss: its logit scale starts anew, too, as
+    it does for a loss that does not train it.
     """
-    loss, model = make_loss(name), encoder.model
-    if loss.initial_bias is None or getattr(model, "logit_bias", None) is not None:
-        return loss
-    model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, loss.initial_bias))
-    with torch.no_grad():
-        model.logit_scale.fill_(math.log(loss.initial_scale))
-    model_cfg = {**encoder.config["model_cfg"], "init_logit_bias": loss.initial_bias}
-    encoder.config = {**encoder.config, "model_cfg": model_cfg}
-    return loss
+    loss, model = make_loss(name, pairs), encoder.model
+    biased = getattr(model, "logit_bias", None) is None and loss.initial_bias is not None
+    if loss.initial_bias is not None and biased:
+        model.logit_bias = nn.Parameter(torch.full_like(model.logit_scale, loss.initial_bias))
+        model_cfg = {**encoder.config["model_cfg"], "init_logit_bias": loss.initial_bias}
+        encoder.config = {**encoder.config, "model_cfg": model_cfg}
+    if biased or loss.fixed_scale:
+        with torch.no_grad():
+            model.logit_scale.fill_(math.log(loss.initial_scale))
+    return loss.to(encoder.device)

@@ -38,6 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
     "pruning": {"preset": "calibrated", "word_dropout": 0.3, "chunk": 2},
     "masks": {"preset": "calibrated", "mask_steps": 6},
     "siglip": {"loss": "siglip", "keep_similarities": 1.0},
+    "teacher": {"loss": "cwcl", "views": 2},
+    "memory": {"loss": "isogclr"},
     "unreadable": {"preset": "calibrated"},
 }
 # So it is with ALBEF but for negatives for matching, which each process looks for in its own

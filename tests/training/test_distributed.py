@@ -24,7 +24,7 @@ from indexing.models.clip import ClipEncoder, load_folder
 from training.distributed import Ranks, joined
 
 WORKER = Path(__file__).parent / "one_rank.py"
-CASES = ["plain", "pruning", "masks", "siglip", "unreadable"]
+CASES = ["plain", "pruning", "masks", "siglip", "teacher", "memory", "unreadable"]
 ALBEF_CASES = ["albef", "albef pruning", "albef unreadable"]
 
 

@@ -71,6 +71,8 @@ SOFT = {"straight_through": False}
 SETTINGS = {
     "plain": {},
     "siglip": {"loss": "siglip"},
+    "teacher": {"loss": "cwcl"},
+    "memory": {"loss": "sogclr"},
     "similarities": {"keep_similarities": 2.0},
     "hidden words": {"word_dropout": 0.4},
     "pruning": {"pruning": {}},

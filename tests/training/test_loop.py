@@ -25,6 +25,8 @@ from training.config import TrainConfig
 from training.data import Pairs
 from training.images import LockedImages, OpenImages
 from training.log import TrainingLog
+from training.loop import epoch_batches
+from training.losses import LOSSES, make_loss
 from training.progress import Epoch, Step
 from training.run import epoch_line, run_clip
 from training.texts import PlainTexts, Texts
@@ -48,7 +50,7 @@ def run(encoder: ClipEncoder, pairs: Pairs) -> Run:
         images = (
             LockedImages(encoder, pairs.pictures, pairs.pictures[0].path.parent / "features")
             if config.lock_image and pairs.pictures[0].path
-            else OpenImages(encoder, pairs.pictures, augment=config.seed)
+            else OpenImages(encoder, pairs.pictures, augment=config.seed, remember=True)
         )
         return train_clip(encoder, pairs, images, pairs, images, out, config)
 
@@ -56,12 +58,12 @@ def run(encoder: ClipEncoder, pairs: Pairs) -> Run:
 
 
 @pytest.mark.parametrize("encoder", [TRANSFORMER], indirect=True)
-@pytest.mark.parametrize("loss", ["infonce", "siglip"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_it_learns_the_colours_and_writes_a_model_that_opens(
     tmp_path: Path, run: Run, encoder: ClipEncoder, loss: str
 ) -> None:
-    rate = {"infonce": 1e-3, "siglip": 3e-3}[loss]
-    history = run(tmp_path / "out", epochs=40, learning_rate=rate, loss=loss)
+    rate = 3e-3 if loss in ("siglip", "isogclr", "mv-dhel") else 1e-3
+    history = run(tmp_path / "out", epochs=40, learning_rate=rate, loss=loss, views=2)
     assert history[0].recall_1 is not None
     assert history[0].recall_1 < 0.5
     assert max(epoch.recall_1 or 0 for epoch in history) == 1.0
@@ -69,7 +71,10 @@ def test_it_learns_the_colours_and_writes_a_model_that_opens(
     shown = model.embed_images([Image.new("RGB", (32, 32), colour) for colour in COLOURS])
     assert (model.embed_texts(COLOURS) @ shown.T).argmax(1).tolist() == list(range(len(COLOURS)))
     assert isinstance(model, ClipEncoder)
-    if loss == "infonce":
+    if make_loss(loss, 1).fixed_scale:
+        scale = make_loss(loss, 1).initial_scale
+        assert model.model.logit_scale.exp().item() == pytest.approx(scale)
+    if loss != "siglip":
         assert model.model.logit_bias is None
     else:
         assert -10.5 < model.model.logit_bias.item() < -9.5
@@ -367,3 +372,21 @@ def test_the_line_of_an_epoch() -> None:
         "epoch  10  loss 1.0000  title -> picture R@1 0.500  R@5 0.750  R@10 1.000  "
         "Title tokens kept 25.6%"
     )
+
+
+@pytest.mark.parametrize("views", [1, 2, 3])
+def test_pictures_of_a_product_are_drawn_together(views: int) -> None:
+    keys = np.random.default_rng(0).integers(0, 9, 40)
+    config = TrainConfig(batch_size=40, views=views)
+    orders = [epoch_batches(keys, config, epoch)[0] for epoch in range(3)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(40))
+        runs = [len(list(group)) for _, group in itertools.groupby(keys[order].tolist())]
+        count = np.bincount(keys)
+        if views > 1:  # groups of one product may still meet by chance
+            assert sum(-(-length // views) for length in runs) == sum(-(-count // views))
+    assert not np.array_equal(orders[0], orders[1])
+    again = epoch_batches(keys, config, 0)[0]
+    np.testing.assert_array_equal(orders[0], again)
+    one_each = epoch_batches(np.arange(40), config, 2)[0]
+    np.testing.assert_array_equal(one_each, epoch_batches(keys, TrainConfig(batch_size=40), 2)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -217,7 +218,7 @@ def test_masks_are_learned_before_the_first_step_and_held_from_then_on(
     assert encoder.pruning.delta[0] != 0
     thresholds = {epoch.thresholds for epoch in history}
     assert thresholds == {(alone.pruning.thresholds()[0].item(), None)}
-    first = epoch_batches(24, config, 0)[0]
+    first = epoch_batches(np.arange(24), config, 0)[0]
     ids = alone.tokenizer([tiny.pairs.titles[row] for row in first])
     followed = PrunedText(alone.model, alone.pruning)(ids, hard=True)
     assert kept[0] == pytest.approx(followed.kept().item(), abs=1e-6)

@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "pruning": {"preset": "calibrated", "word_dropout": 0.3, "chunk": 3},
     "masks": {"preset": "calibrated", "mask_steps": 5},
     "siglip": {"loss": "siglip", "keep_similarities": 1.0},
+    "a memory": {"loss": "isogclr", "views": 2},
 }
 
 

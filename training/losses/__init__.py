@@ -2,85 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from torch import Tensor
+from collections.abc import Callable
 
 from indexing.errors import TrainingError
+from training.losses.auc import AUC
+from training.losses.base import PairLoss
+from training.losses.contrastive_gap import ContrastiveGap
+from training.losses.cwcl import CWCL
+from training.losses.global_contrast import ISogCLR, SogCLR
 from training.losses.infonce import InfoNCE
+from training.losses.mixing import MoCHi
+from training.losses.multi_similarity import MultiSimilarity
+from training.losses.multi_view import MVDHEL, MVInfoNCE
 from training.losses.siglip import SigLIP
 
+__all__ = ["LOSSES", "PairLoss", "make_loss"]
 
-class PairLoss(Protocol):
-    """What every loss of `LOSSES` is called with and gives.
-
-    Losses are modules, so that those with a state keep it in buffers and checkpoints save it.
-    They know nothing of ranks: the caller gathers embeddings over ranks, with gradients.
-
-    Attributes:
-        initial_scale: the logit scale that training from scratch starts with.
-        initial_bias: the logit bias likewise; None where the loss has none.
-    """
-
-    initial_scale: float
-    initial_bias: float | None
-
-    def __call__(
-        self,
-        image_emb: Tensor,
-        text_emb: Tensor,
-        logit_scale: Tensor,
-        *,
-        logit_bias: Tensor | None = None,
-        image_pid: Tensor | None = None,
-        text_pid: Tensor | None = None,
-        sample_idx: Tensor | None = None,
-        weight: Tensor | None = None,
-        ignore: Tensor | None = None,
-        teacher_image: Tensor | None = None,
-        teacher_text: Tensor | None = None,
-        queue: Tensor | None = None,
-        step: int | None = None,
-    ) -> dict[str, Tensor]:
-        """The loss of a batch; what changes a loss is refused by those that have no use for it.
-
-        bfloat16 and float16 are computed in float32, also under autocast; float64 stays.
-
-        Args:
-            image_emb: unit vectors [N_i, d].
-            text_emb: unit vectors [N_t, d].
-            logit_scale: the factor k itself, not its logarithm; scalar.
-            logit_bias: scalar, for the losses that have an `initial_bias`.
-            image_pid: int64 [N_i]; pictures and titles of equal numbers are positives of each
-                other. Without both, picture i and title i are (N_i = N_t).
-            text_pid: int64 [N_t].
-            sample_idx: int64 [N_i], rows in the data set. Like `step` it asks for nothing:
-                each loss takes it, and those that keep a state use it.
-            weight: float [N_i], not negative: how good a positive a picture is. Only the
-                ratios count for InfoNCE; SigLIP multiplies the terms of positives by it.
-            ignore: bool [N_i, N_t], pairs that are neither positives nor negatives.
-            teacher_image: unit vectors [N_i, e] of a model that is not trained.
-            teacher_text: unit vectors [N_t, e].
-            queue: unit vectors [q, d] of earlier batches.
-            step: how many steps were taken before.
-
-        Returns:
-            `loss`, a scalar with gradient; other keys are detached scalars for the log.
-
-        Raises:
-            TrainingError: An argument that this loss has no use for, or that does not fit.
-        """
+# Each is made for a number of pairs, of which some keep a state.
+LOSSES: dict[str, Callable[[int], PairLoss]] = {
+    "infonce": lambda pairs: InfoNCE(),
+    "siglip": lambda pairs: SigLIP(),
+    "cua": lambda pairs: ContrastiveGap(),
+    "cuaxu": lambda pairs: ContrastiveGap(across=True),
+    "mv-infonce": lambda pairs: MVInfoNCE(),
+    "mv-dhel": lambda pairs: MVDHEL(),
+    "sogclr": SogCLR,
+    "isogclr": ISogCLR,
+    "cwcl": lambda pairs: CWCL(),
+    "mochi": lambda pairs: MoCHi(),
+    "multi-similarity": lambda pairs: MultiSimilarity(),
+    "auc": lambda pairs: AUC(),
+}
 
 
-LOSSES: dict[str, type[InfoNCE] | type[SigLIP]] = {"infonce": InfoNCE, "siglip": SigLIP}
+def make_loss(name: str, pairs: int) -> PairLoss:
+    """The loss of this name, a fresh module.
 
-
-def make_loss(name: str) -> InfoNCE | SigLIP:
-    """The loss of this name, a fresh module that is a PairLoss.
+    Args:
+        pairs: of the catalog that is trained on.
 
     Raises:
         TrainingError: No loss has this name.
     """
     if name not in LOSSES:
         raise TrainingError(f"no loss is called {name!r}: choose one of {', '.join(LOSSES)}")
-    return LOSSES[name]()
+    return LOSSES[name](pairs)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from indexing.errors import TrainingError
-from training.losses.batch import check_ignore, checked_weight, logits, product_ids, refuse
+from training.losses.base import PairLoss
+from training.losses.batch import Scored
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(PairLoss):
     """Symmetric cross-entropy over pictures and over titles, with any number of positives.
 
     With p_ij = softmax_j(k s_ij), P(i) the positives of row i, and in the other direction
@@ -26,11 +27,11 @@ class InfoNCE(nn.Module):
     Weights make 1/|P(i)| shares in proportion to the quality of the pictures, and the mean
     over rows one in proportion to the mean quality of their positives. So pairs one to one
     weigh the same in both directions, and equal weights are none. A positive of weight 0
-    stays in the denominators; `ignore` takes a pair out of everything.
+    stays in the denominators; `ignore` takes a pair out of everything. A bias would cancel out
+    in the softmax.
     """
 
-    initial_scale: float = 1 / 0.07
-    initial_bias: float | None = None  # it would cancel out in the softmax
+    uses = frozenset({"weight"})
 
     def __init__(self, positives: Literal["out", "in"] = "out") -> None:
         super().__init__()
@@ -38,51 +39,32 @@ class InfoNCE(nn.Module):
             raise TrainingError(f"positives {positives!r}: must be 'out' or 'in'")
         self.positives = positives
 
-    def forward(
-        self,
-        image_emb: Tensor,
-        text_emb: Tensor,
-        logit_scale: Tensor,
-        *,
-        image_pid: Tensor | None = None,
-        text_pid: Tensor | None = None,
-        weight: Tensor | None = None,
-        ignore: Tensor | None = None,
-        sample_idx: Tensor | None = None,
-        step: int | None = None,
-        **others: Tensor | None,
-    ) -> dict[str, Tensor]:
-        """See `training.losses.PairLoss`; also raises where the batch has no positive pair."""
-        refuse(self, others)
-        image_pid, text_pid = product_ids(image_emb, text_emb, image_pid, text_pid)
-        scores = logits(image_emb, text_emb, logit_scale)
-        positive = image_pid[:, None] == text_pid[None, :]
-        if ignore is not None:
-            check_ignore(ignore, image_emb, text_emb)
-            positive = positive & ~ignore
-            # Not -inf, which would make NaN of a row in which every pair is ignored.
-            scores = scores.masked_fill(ignore, torch.finfo(scores.dtype).min)
-        quality = positive.to(scores.dtype)
-        if weight is not None:
-            quality = quality * checked_weight(weight, image_emb)[:, None]
-        if not bool(quality.any()):
-            raise TrainingError(
-                "no picture of the batch has its title in it: check image_pid, text_pid, "
-                "weight and ignore"
-            )
-        over_titles = self._one_way(scores, quality, positive)
-        over_pictures = self._one_way(scores.T, quality.T, positive.T)
-        return {"loss": (over_titles + over_pictures) / 2}
+    def of(self, batch: Scored) -> Tensor:
+        return (self._one_way(batch) + self._one_way(batch.turned())) / 2
 
-    def _one_way(self, scores: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
-        log_p = scores.log_softmax(1)
-        total = quality.sum(1)
-        divisor = total.clamp_min(torch.finfo(total.dtype).tiny)
+    def _one_way(self, batch: Scored) -> Tensor:
+        """Of the pictures of a batch among its titles."""
+        scores, quality, positive = batch.masked_scores(), batch.quality, batch.positive
         if self.positives == "out":
-            per_row = -(log_p * quality).sum(1) / divisor
-        else:
-            lowest = torch.finfo(scores.dtype).min
-            terms = (log_p + quality.log()).masked_fill(quality == 0, lowest)
-            per_row = divisor.log() - terms.logsumexp(1)
-        row_weight = total / positive.sum(1).clamp_min(1)
-        return (per_row * row_weight).sum() / row_weight.sum()
+            return mean_over_rows(cross_entropy(scores, quality), quality, positive)
+        log_p, total = scores.log_softmax(1), quality.sum(1)
+        lowest = torch.finfo(scores.dtype).min
+        terms = (log_p + quality.log()).masked_fill(quality == 0, lowest)
+        divisor = total.clamp_min(torch.finfo(total.dtype).tiny)
+        return mean_over_rows(divisor.log() - terms.logsumexp(1), quality, positive)
+
+
+def cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+    """-sum_j q_ij log softmax_j(scores_ij), [n], with q the rows of `targets` over their sums.
+
+    Args:
+        scores, targets: [n, m]; a row without targets gives 0.
+    """
+    total = targets.sum(1).clamp_min(torch.finfo(targets.dtype).tiny)
+    return -(scores.log_softmax(1) * targets).sum(1) / total
+
+
+def mean_over_rows(per_row: Tensor, quality: Tensor, positive: Tensor) -> Tensor:
+    """The mean of [n] over rows that have a positive, by the mean quality of their positives."""
+    row_weight = quality.sum(1) / positive.sum(1).clamp_min(1)
+    return (per_row * row_weight).sum() / row_weight.sum()

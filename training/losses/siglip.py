@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from indexing.errors import TrainingError
+from training.losses.base import PairLoss
 from training.losses.batch import check_ignore, checked_weight, logits, product_ids, refuse
 
 # Pairs scored at a time: 64 MiB of float32 for each of the few matrices that this takes.
 PAIRS_AT_ONCE = 1 << 24
 
 
-class SigLIP(nn.Module):
+class SigLIP(PairLoss):
     """L = -1/N_i sum_ij log sigmoid(z_ij (k s_ij + b)), z = 1 for positives and -1 for others.
 
     Zhai et al., ICCV 2023, eq. 1, with z from the product ids, so that a picture may have
@@ -24,6 +25,7 @@ class SigLIP(nn.Module):
 
     initial_scale: float = 10.0
     initial_bias: float | None = -10.0
+    uses = frozenset({"logit_bias", "weight"})
 
     def forward(
         self,
@@ -40,7 +42,7 @@ class SigLIP(nn.Module):
         step: int | None = None,
         **others: Tensor | None,
     ) -> dict[str, Tensor]:
-        """See `training.losses.PairLoss`; also raises where there is no `logit_bias`."""
+        """See `PairLoss`; also raises where there is no `logit_bias`."""
         refuse(self, others)
         if logit_bias is None:
             raise TrainingError(

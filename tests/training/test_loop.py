@@ -62,7 +62,7 @@ def run(encoder: ClipEncoder, pairs: Pairs) -> Run:
 def test_it_learns_the_colours_and_writes_a_model_that_opens(
     tmp_path: Path, run: Run, encoder: ClipEncoder, loss: str
 ) -> None:
-    rate = 3e-3 if loss in ("siglip", "isogclr", "mv-dhel") else 1e-3
+    rate = {"siglip": 3e-3, "isogclr": 3e-3, "mv-dhel": 6e-3}.get(loss, 1e-3)
     history = run(tmp_path / "out", epochs=40, learning_rate=rate, loss=loss, views=2)
     assert history[0].recall_1 is not None
     assert history[0].recall_1 < 0.5

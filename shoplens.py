@@ -23,6 +23,7 @@ import benchmarks.attributes.cli
 import benchmarks.attributes.rerank_cli
 import benchmarks.cli
 import benchmarks.esci.cli
+import benchmarks.losses.cli
 import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import benchmarks.upgrade_cli
@@ -157,6 +158,7 @@ bench.command()(benchmarks.ann_cli.ann)
 bench.command()(benchmarks.ann_cli.filters)
 bench.command()(benchmarks.attributes.cli.attributes)
 bench.command()(benchmarks.esci.cli.esci_split)
+bench.command()(benchmarks.losses.cli.losses)
 bench.command()(benchmarks.pruning.cli.pruning)
 bench.command()(benchmarks.cli.recall)
 bench.command()(benchmarks.attributes.rerank_cli.rerank)

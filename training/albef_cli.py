@@ -108,6 +108,13 @@ def albef(
             show_default="0; untrained: 0.5",
         ),
     ] = None,
+    hard_mixing: Annotated[
+        bool,
+        typer.Option(
+            "--hard-mixing",
+            help="Mix the hardest negatives of the contrastive loss into harder ones (MoCHi).",
+        ),
+    ] = False,
     masked_share: Annotated[
         float | None,
         typer.Option(help="Share of title tokens hidden to be guessed.", show_default="0.15"),
@@ -174,6 +181,7 @@ def albef(
             momentum=momentum,
             distillation=distillation,
             hardening=hardening,
+            hard_mixing=hard_mixing,
             masked_share=masked_share,
             validation_share=validation_share,
             augment=augment,

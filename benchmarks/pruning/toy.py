@@ -8,6 +8,7 @@ start and test products are the same for all.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -113,8 +114,8 @@ def measure(encoder: ClipEncoder, test: ToyProducts, *, oracle: bool = False) ->
 def recalls(encoder: TrainedEncoder, test: ToyProducts, *, oracle: bool) -> dict[str, float]:
     """Recall@1/5/10 of other views, titles and clean titles -> picture on white."""
     count, views = test.pictures.shape[:2]
-    gallery = _embedded(encoder, test.pictures[:, 0])
-    asked = _embedded(encoder, test.pictures[:, 1:].reshape(-1, *test.pictures.shape[2:]))
+    gallery = embedded(encoder, test.pictures[:, 0])
+    asked = embedded(encoder, test.pictures[:, 1:].reshape(-1, *test.pictures.shape[2:]))
     products = np.arange(count)
     titles = visual_only(test.titles, visible) if oracle else test.titles
     queries = {
@@ -153,11 +154,22 @@ class DrawnImages:
 
     Args:
         pictures: uint8 [n, SIZE, SIZE, 3].
+        remember: keep the tower as it is now, for `before`.
     """
 
-    def __init__(self, encoder: TrainedEncoder, pictures: NDArray[np.uint8], seed: int) -> None:
+    def __init__(
+        self,
+        encoder: TrainedEncoder,
+        pictures: NDArray[np.uint8],
+        seed: int,
+        *,
+        remember: bool = False,
+    ) -> None:
         self._model: Any = encoder.model
         self._pictures, self._seed = pictures, seed
+        self._before: Any = None
+        if remember:
+            self._before = copy.deepcopy(encoder.model).eval().requires_grad_(False)
 
     def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
         for number, rows in enumerate(batches):
@@ -169,7 +181,10 @@ class DrawnImages:
         return features
 
     def before(self, images: Tensor) -> Tensor:
-        raise NotImplementedError("the toy keeps no similarities")
+        if self._before is None:
+            raise NotImplementedError("these pictures are not remembered")
+        with torch.no_grad():
+            return functional.normalize(self._before.encode_image(images), dim=-1)
 
 
 def _augmented(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -186,7 +201,7 @@ def as_pixels(pictures: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _embedded(encoder: TrainedEncoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+def embedded(encoder: TrainedEncoder, pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
     parts = np.array_split(pictures, math.ceil(len(pictures) / 500))
     with torch.inference_mode():
         vectors = [encoder.model.encode_image(as_pixels(part)) for part in parts]

@@ -212,3 +212,20 @@ def test_without_hidden_words_there_is_nothing_to_learn() -> None:
     loss = guessing_loss(logits, torch.zeros(0, 9), torch.zeros(0, dtype=torch.int64), 0.4)
     loss.backward()
     assert loss.item() == 0
+
+
+def test_mixed_negatives_stand_in_the_denominators_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(5, 9, generator=generator, dtype=torch.float64)
+    mixed = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    to = relations_of(5, 9, 0)
+    more = Relations(
+        torch.cat([to.positive, torch.zeros(5, 3, dtype=torch.bool)], 1),
+        torch.cat([to.ignored, torch.zeros(5, 3, dtype=torch.bool)], 1),
+    )
+    found = contrastive_loss(scores, scores, to, 0.0, mixed)
+    expected = contrastive_loss(torch.cat([scores, mixed], 1), torch.zeros(5, 12), more, 0.0)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    # What the slow copy finds is shared out among the real keys as before.
+    soft = contrastive_loss(scores, scores, to, 0.7, torch.full((5, 3), -1e9))
+    assert soft.item() == pytest.approx(contrastive_loss(scores, scores, to, 0.7).item(), rel=1e-7)

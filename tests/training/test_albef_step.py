@@ -299,6 +299,38 @@ def test_negatives_grow_hard(shop: Any, monkeypatch: pytest.MonkeyPatch) -> None
         torch.testing.assert_close(scores[0.5, step], share * scores[0.0, step])
 
 
+def test_hard_negatives_are_mixed_after_a_tenth_of_the_steps(
+    shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other products than the query's alone: neither its title's nor its own."""
+    found: list[tuple[Tensor, Tensor]] = []
+    real = training.albef.step.mixed_scores
+
+    def noting(queries: Tensor, keys: Tensor, negative: Tensor, *rest: Any) -> Tensor:
+        found.append((keys, negative))
+        return real(queries, keys, negative, *rest)
+
+    monkeypatch.setattr(training.albef.step, "mixed_scores", noting)
+    given = Step(shop, hard_mixing=True)
+    plain, _ = Step(shop).take(step=1)
+    unmixed, _ = given.take(step=1)  # of 12
+    assert not found
+    assert unmixed.parts == plain.parts
+    mixed, _ = Step(shop, hard_mixing=True).take(step=2)
+    assert len(found) == 2
+    units, pairs = given.method._units, [*ROWS, 5, 0, 20, 21, 3, 14, 15, 16, -1, -1, -1, -1]
+    for keys, negative in found:
+        assert len(keys) == len(pairs)
+        for i, row in enumerate(ROWS):
+            alone = [p >= 0 and bool(units[p] != units[row]) for p in pairs]
+            assert negative[i].tolist() == alone
+    again, _ = Step(shop, hard_mixing=True).take(step=2)
+    unlike, _ = Step(shop).take(step=2)
+    assert again.parts == mixed.parts
+    assert mixed.parts["itc"] > unlike.parts["itc"]
+    assert (mixed.parts["itm"], mixed.parts["mlm"]) == (unlike.parts["itm"], unlike.parts["mlm"])
+
+
 def test_a_step_fills_the_queue_with_what_the_slow_copy_saw(shop: Any) -> None:
     given = Step(shop, chunk=3)
     before = given.momentum.pairs.tolist()
@@ -366,9 +398,9 @@ def test_the_share_of_soft_targets_rises_over_the_first_epoch(
     shares = []
     real = training.albef.step.contrastive_loss
 
-    def noting(scores: Tensor, slow: Tensor, to: Any, soft: float) -> Tensor:
+    def noting(scores: Tensor, slow: Tensor, to: Any, soft: float, mixed: None) -> Tensor:
         shares.append(soft)
-        return real(scores, slow, to, soft)
+        return real(scores, slow, to, soft, mixed)
 
     monkeypatch.setattr(training.albef.step, "contrastive_loss", noting)
     given = Step(shop, distillation=0.4)

@@ -366,9 +366,9 @@ def test_mochi_is_infonce_with_the_mixtures_in_its_denominators() -> None:
             whole = math.log(sum(map(math.exp, [*scores, *mixed[i].tolist()])))
             rows.append(np.mean([whole - K * float(a[i] @ b[j]) for j in own]))
         total += float(np.mean(rows)) / 2
-    assert value(MoCHi(*sizes), step=11, **BATCH) == pytest.approx(total, rel=1e-12)
-    assert value(MoCHi(*sizes), step=11, **BATCH) != value(MoCHi(*sizes), step=12, **BATCH)
-    assert value(MoCHi(3, 0, 0), **BATCH) == pytest.approx(plain_clip(), rel=1e-12)
+    assert value(MoCHi(sizes), step=11, **BATCH) == pytest.approx(total, rel=1e-12)
+    assert value(MoCHi(sizes), step=11, **BATCH) != value(MoCHi(sizes), step=12, **BATCH)
+    assert value(MoCHi((3, 0, 0)), **BATCH) == pytest.approx(plain_clip(), rel=1e-12)
 
 
 def test_mochi_takes_negatives_from_a_queue() -> None:
@@ -377,7 +377,7 @@ def test_mochi_takes_negatives_from_a_queue() -> None:
     for a, b in ((images, texts), (texts, images)):
         scores = K * a @ torch.cat([b, queue]).T
         total += float((scores.logsumexp(1) - scores.diagonal()).mean()) / 2
-    assert value(MoCHi(3, 0, 0), images, texts, queue=queue) == pytest.approx(total, rel=1e-12)
+    assert value(MoCHi((3, 0, 0)), images, texts, queue=queue) == pytest.approx(total, rel=1e-12)
 
 
 def test_multi_similarity_adds_a_term_between_pictures() -> None:

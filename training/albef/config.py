@@ -31,5 +31,8 @@ class AlbefTraining(RunConfig):
     # Share of the steps over which the negatives for matching go from any to hard ones. A
     # fusion encoder that cannot tell apart anything learns nothing from hard ones.
     hardening: float = Field(default=0.0, ge=0, le=1)
+    # Put mixtures of the hardest negatives among the keys of the contrastive loss (MoCHi), after
+    # the first tenth of the steps.
+    hard_mixing: bool = False
     # Share of the tokens that are hidden for the model to guess.
     masked_share: float = Field(default=0.15, ge=0, lt=1)

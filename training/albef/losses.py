@@ -30,18 +30,24 @@ class Relations:
     ignored: Tensor
 
 
-def contrastive_loss(scores: Tensor, slow_scores: Tensor, to: Relations, soft: float) -> Tensor:
+def contrastive_loss(
+    scores: Tensor, slow_scores: Tensor, to: Relations, soft: float, mixed: Tensor | None = None
+) -> Tensor:
     """Cross-entropy to the positives and, for a share, to what the slow copy finds alike.
 
     Args:
         scores: of embeddings against keys, divided by the temperature, [b, k].
         slow_scores: the same of the slow copy's own embeddings.
         soft: share of the targets that the slow copy gives.
+        mixed: further negatives, scores [b, s], which no target names (MoCHi).
     """
     hard = to.positive / to.positive.sum(1, keepdim=True)
     slow = slow_scores.detach().masked_fill(to.ignored, -torch.inf).softmax(1)
     targets = soft * slow + (1 - soft) * hard
-    logs = scores.masked_fill(to.ignored, -torch.inf).log_softmax(1).masked_fill(to.ignored, 0)
+    counted = scores.masked_fill(to.ignored, -torch.inf)
+    if mixed is not None:
+        counted = torch.cat([counted, mixed], 1)
+    logs = counted.log_softmax(1)[:, : scores.shape[1]].masked_fill(to.ignored, 0)
     return -(targets * logs).sum(1).mean()
 
 

@@ -30,10 +30,12 @@ from training.albef.momentum import NOBODY, Momentum
 from training.data import Pairs, units
 from training.distributed import Ranks
 from training.gradients import Outcome, Rows, wants_bfloat16
+from training.losses.mixing import MIXED, mixed_scores
 
 # Token ids of some pairs to those that are read in an epoch (ids, pairs, epoch).
 Shown = Callable[[Tensor, Rows, int], Tensor]
 TEMPERATURE = (0.001, 0.5)  # the bounds of ALBEF
+_UNMIXED = 0.1  # share of the steps before hard negatives are mixed
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class AlbefMethod:
             texts = reader.read(chunk.ids, chunk.mask)
             image = model.visual_encoder(chunk.pixels)
             images, vectors = model.image_vectors(image), model.text_vectors(texts.x)
-            itc = self._contrastive(chunk, keys, images, vectors, soft)
+            itc = self._contrastive(chunk, keys, images, vectors, soft, step)
             fused = reader.fuse(texts, image)
             itm = self._matching(reader, chunk, texts, image, fused, images, vectors, step)
             mlm = self._guessing(reader, chunk, image, soft)
@@ -222,7 +224,7 @@ class AlbefMethod:
         return _Losses(itc, itm, mlm, reader.penalty(fused), kept, ~finite.detach().cpu())
 
     def _contrastive(
-        self, chunk: _Chunk, keys: _Keys, images: Tensor, texts: Tensor, soft: float
+        self, chunk: _Chunk, keys: _Keys, images: Tensor, texts: Tensor, soft: float, step: int
     ) -> Tensor:
         """ITC, with the mean over both directions."""
         relations, temp = self._relations(chunk.rows, keys.pairs), self._model.temp
@@ -231,14 +233,33 @@ class AlbefMethod:
             _scores(chunk.slow_images, keys.texts, temp),
             relations,
             soft,
+            self._mixed(images, keys.texts, relations, chunk, step, 0),
         )
         to_images = contrastive_loss(
             _scores(texts, keys.images, temp),
             _scores(chunk.slow_texts, keys.images, temp),
             relations,
             soft,
+            self._mixed(texts, keys.images, relations, chunk, step, 1),
         )
         return (to_texts + to_images) / 2
+
+    def _mixed(
+        self, vectors: Tensor, keys: Tensor, to: Relations, chunk: _Chunk, step: int, way: int
+    ) -> Tensor | None:
+        """Scores with mixtures of the hardest keys of other products; None for no mixing yet."""
+        config = self._config
+        if not config.hard_mixing or step < _UNMIXED * self._steps_of_epoch * config.epochs:
+            return None
+        seeds = [config.seed, step, self._ranks.rank, chunk.number, way]
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence(seeds).generate_state(1)[0])
+        )
+        with torch.autocast(vectors.device.type, enabled=False):
+            cosines = mixed_scores(
+                vectors.float(), keys, ~(to.positive | to.ignored), MIXED, generator
+            )
+            return cosines / self._model.temp
 
     def _relations(self, rows: Rows, others: Tensor) -> Relations:
         own, empty = torch.from_numpy(rows).to(self._device), others == NOBODY

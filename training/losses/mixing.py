@@ -10,6 +10,7 @@ from training.losses.base import PairLoss
 from training.losses.batch import Scored, upcast
 from training.losses.infonce import cross_entropy, mean_over_rows
 
+MIXED = (64, 32, 32)  # of the hardest, so many mixtures of two, and so many with the query
 _TURNED = 1 << 40  # more than there are steps: the seeds of the two directions never meet
 
 
@@ -28,9 +29,10 @@ class MoCHi(PairLoss):
 
     uses = frozenset({"weight", "queue"})
 
-    def __init__(self, hardest: int = 64, pairs: int = 32, towards: int = 32) -> None:
+    def __init__(self, sizes: tuple[int, int, int] = MIXED) -> None:
+        """`sizes`: `hardest`, `pairs` and `towards`."""
         super().__init__()
-        self._sizes = (hardest, pairs, towards)
+        self._sizes = sizes
 
     def of(self, batch: Scored) -> Tensor:
         to_titles = self._one_way(batch, 0)

@@ -1,0 +1,1 @@
+"""Which loss for products? All of them on the same model, data and budget."""

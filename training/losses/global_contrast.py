@@ -29,7 +29,7 @@ class SogCLR(PairLoss):
     Buffers: `u` and `b`, float32 [2, pairs]; u is 0 where a pair was not seen yet.
     """
 
-    initial_scale = 20.0
+    initial_scale = 10.0
     fixed_scale = True
     u: Tensor
     b: Tensor

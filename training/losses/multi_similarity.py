@@ -16,7 +16,7 @@ class MultiSimilarity(PairLoss):
     over pictures i, with P the other pictures of their product and N those of others, of which
     only pairs within .1 of being out of order count: Wang et al. (CVPR 2019), eq. 11 to 15, by
     pytorch-metric-learning, with the paper's a = 2 and b = 40 and l = .5. A batch in which no
-    product has two pictures is left to L_CLIP.
+    product has two pictures is left to L_CLIP. The terms are small: c is 5.
 
     Raises:
         MissingDependencyError: pytorch-metric-learning is not installed.
@@ -24,7 +24,7 @@ class MultiSimilarity(PairLoss):
 
     uses = frozenset({"weight"})
 
-    def __init__(self, share: float = 0.1) -> None:
+    def __init__(self, share: float = 5.0) -> None:
         super().__init__()
         try:
             from pytorch_metric_learning.losses import MultiSimilarityLoss

@@ -92,10 +92,10 @@ class MVDHEL(PairLoss):
     exponentials in logarithms, where a product of them overflows. The pictures of a product
     have no order here: the negatives of a picture are all pictures of other products.
 
-    The loss falls without bound as 1/t grows, so t is a setting.
+    The loss falls without bound as 1/t grows, so t is a setting; .5 is the paper's.
     """
 
-    initial_scale = 10.0
+    initial_scale = 2.0
     fixed_scale = True
 
     def of(self, batch: Scored) -> Tensor:

@@ -303,7 +303,7 @@ def _places_by(eot: Tensor, length: int) -> _Places:
 
 
 def _pooled(tower: Any, x: Tensor, eot: Tensor) -> Tensor:
-    last: Tensor = tower.ln_final(x[torch.arange(len(x), device=x.device), eot])
+    last: Tensor = tower.ln_final(x[torch.arange(x.shape[0], device=x.device), eot])
     return projected(tower, last)
 
 

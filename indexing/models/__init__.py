@@ -17,18 +17,23 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
     """Opens an encoder.
 
     Args:
-        name: `builtin` (ships with the package), a model folder that training wrote,
-            `ARCH/PRETRAINED` of open_clip (`ViT-B-32/laion2b_s34b_b79k`, or a weights file
-            after the slash), `hf-hub:ORG/REPO`, or `albef:PATH` with a checkpoint of ALBEF or
-            LAVIS, or a folder with one.
+        name: `builtin` (ships with the package), a model folder that training or `shoplens
+            optimize` wrote, `ARCH/PRETRAINED` of open_clip (`ViT-B-32/laion2b_s34b_b79k`, or a
+            weights file after the slash), `hf-hub:ORG/REPO`, or `albef:PATH` with a checkpoint
+            of ALBEF or LAVIS, or a folder with one.
         device: a torch device; the GPU where there is one, else the CPU.
 
     Raises:
         ModelError: The name is unknown or its weights cannot be loaded.
+        MissingDependencyError: The runtime of an optimised model is not installed.
     """
     from indexing.models.albef.weights import is_albef_folder, load_albef
     from indexing.models.clip import load_folder, load_open_clip
+    from indexing.models.optimized.encoder import load_optimized
+    from indexing.models.optimized.folder import is_optimized_folder
 
+    if name != "builtin" and is_optimized_folder(Path(name)):
+        return load_optimized(Path(name), device=device)
     device = usable_device(device)
     if name == "builtin":
         return load_folder(BUILTIN, name=name, device=device)

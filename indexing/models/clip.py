@@ -47,6 +47,25 @@ if TYPE_CHECKING:
     from indexing.models.protocol import Vectors
 
 TEXT_BATCH = 256
+TOKENIZER = "tokenizer.json"
+
+
+class ClipEye:
+    """What takes pictures in for an open_clip model, by its `preprocess_cfg`."""
+
+    def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
+        import_torchvision()
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        size = preprocess_cfg["size"]
+        self.image_size = int(max(size) if isinstance(size, (tuple, list)) else size)
+        self._transform: Callable[[Image.Image], Tensor] = image_transform_v2(
+            PreprocessCfg(**preprocess_cfg), is_train=False
+        )
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """As of `Encoder`."""
+        return self._transform(bounded(picture, self.image_size))
 
 
 class ClipEncoder:
@@ -68,9 +87,6 @@ class ClipEncoder:
         pruning: TokenPruning | None = None,
     ) -> None:
         """Raises ModelError where the text tower cannot be pruned so."""
-        import_torchvision()
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
         self.name = name
         self.model = model.eval().to(device)
         if any(isinstance(module, torch.nn.Conv2d) for module in model.modules()):
@@ -83,9 +99,7 @@ class ClipEncoder:
         self.pruning = pruning
         if pruning is not None:
             PrunedText(self.model, pruning.to(device))
-        self._transform: Callable[[Image.Image], Tensor] = image_transform_v2(
-            PreprocessCfg(**config["preprocess_cfg"]), is_train=False
-        )
+        self._eye = ClipEye(config["preprocess_cfg"])
 
     @property
     def dim(self) -> int:
@@ -93,8 +107,7 @@ class ClipEncoder:
 
     @property
     def image_size(self) -> int:
-        size = self.config["preprocess_cfg"]["size"]
-        return int(max(size) if isinstance(size, (tuple, list)) else size)
+        return self._eye.image_size
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -117,11 +130,11 @@ class ClipEncoder:
         )
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        return self._transform(bounded(picture, self.image_size))
+        return self._eye.preprocess(picture)
 
     def embed_pixels(self, pixels: Tensor) -> Vectors:
         with torch.inference_mode():
-            return _unit(self.model.encode_image(pixels.to(self.device)))
+            return unit(self.model.encode_image(pixels.to(self.device)))
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> Vectors:
         if not pictures:
@@ -138,7 +151,7 @@ class ClipEncoder:
                     if self.pruning is None
                     else PrunedText(self.model, self.pruning).embed(ids)
                 )
-            parts.append(_unit(embedded))
+            parts.append(unit(embedded))
         return np.concatenate(parts)
 
     def save(self, folder: Path, *, card: str, half: bool = False) -> None:
@@ -153,7 +166,7 @@ class ClipEncoder:
             folder,
             with_pruning(self.config, self.pruning),
             self._tensors(),
-            {} if self.tokenizer_file is None else {"tokenizer.json": self.tokenizer_file},
+            {} if self.tokenizer_file is None else {TOKENIZER: self.tokenizer_file},
             card=card,
             half=half,
         )
@@ -175,25 +188,13 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
             raise ModelError(f"{folder} is not a model folder: it has no {file}")
     # Whole, so that an index finds its model from wherever it is searched.
     name = name or str(folder.resolve())
-    tokenizer_file = folder / "tokenizer.json"
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        text_cfg = config["model_cfg"]["text_cfg"]
         model = create_model(config["model_cfg"])
         state = load_file(folder / WEIGHTS)
         pruning = read_pruning(config.pop("pruning", None), state.pop(DELTA, None))
         model.load_state_dict({key: _as_computed(value) for key, value in state.items()})
-        if not tokenizer_file.is_file():
-            import open_clip
-
-            tokenizer = open_clip.get_tokenizer(config["tokenizer"])
-            return ClipEncoder(name, model, tokenizer, config, device=device, pruning=pruning)
-        tokenizer = FolderTokenizer(tokenizer_file, int(text_cfg["context_length"]))
-        if tokenizer.vocab_size > text_cfg["vocab_size"]:
-            raise ValueError(
-                f"tokenizer.json has {tokenizer.vocab_size} tokens "
-                f"and the text tower {text_cfg['vocab_size']}"
-            )
+        tokenizer, tokenizer_file = open_tokenizer(folder, config)
         return ClipEncoder(
             name, model, tokenizer, config,
             device=device, tokenizer_file=tokenizer_file, pruning=pruning,
@@ -202,6 +203,26 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
         raise ModelError(f"{folder} cannot be loaded: config.json has no {error}") from error
     except (TypeError, ValueError, OSError, RuntimeError, SafetensorError, ModelError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
+
+
+def open_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[TextTokenizer, Path | None]:
+    """The tokenizer of a model folder with this config.json, and its file; None where it is
+    one of open_clip's. Raises ValueError where it has more tokens than the text tower, and
+    ModelError where the file is none."""
+    file, text_cfg = folder / TOKENIZER, config["model_cfg"]["text_cfg"]
+    if not file.is_file():
+        import_torchvision()
+        import open_clip
+
+        found: TextTokenizer = open_clip.get_tokenizer(config["tokenizer"])
+        return found, None
+    tokenizer = FolderTokenizer(file, int(text_cfg["context_length"]))
+    if tokenizer.vocab_size > text_cfg["vocab_size"]:
+        raise ValueError(
+            f"{TOKENIZER} has {tokenizer.vocab_size} tokens "
+            f"and the text tower {text_cfg['vocab_size']}"
+        )
+    return tokenizer, file
 
 
 def _as_computed(value: Tensor) -> Tensor:
@@ -284,5 +305,6 @@ def _quick_gelu(architecture: str, pretrained: str) -> bool:
     return bool(tag.get("quick_gelu", False) or config.get("quick_gelu", False))
 
 
-def _unit(features: Tensor) -> Vectors:
+def unit(features: Tensor) -> Vectors:
+    """What a tower gives, [n, dim], as unit vectors."""
     return functional.normalize(features.float(), dim=-1).cpu().numpy()

@@ -136,6 +136,17 @@ class PrunedText:
         scores = [found for _, _, found in steps if found is not None]
         return [alive for _, alive, _ in steps], scores, places.prunable
 
+    def embed_cut(self, ids: Tensor, ends: Tensor) -> Tensor:
+        """As `embed`, of titles that are cut to the longest of them: no step hangs on what the
+        tensors hold, so it can be traced.
+
+        Args:
+            ids: int64 [b, n].
+            ends: int64 [b], place of each title's end-of-text token.
+        """
+        *_, (x, _, _) = self._layers(ids, _places_by(ends, ids.shape[1]), True)
+        return _pooled(self._tower, x, ends)
+
     def _layers(
         self, ids: Tensor, places: _Places, hard: bool, toggled: Tensor | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
@@ -282,14 +293,17 @@ def unpruned_scores(model: Any, ids: Tensor, score: Score, key: Key) -> tuple[li
 
 def _places(model: Any, ids: Tensor) -> _Places:
     eot = ends_of_text(model, ids)
-    length = int(eot.max()) + 1 if len(eot) else 1
-    place = torch.arange(length, device=ids.device)[None, :]
+    return _places_by(eot, int(eot.max()) + 1 if len(eot) else 1)
+
+
+def _places_by(eot: Tensor, length: int) -> _Places:
+    place = torch.arange(length, device=eot.device)[None, :]
     valid = place <= eot[:, None]
     return _Places(eot, valid, valid & (place > 0) & (place < eot[:, None]))
 
 
 def _pooled(tower: Any, x: Tensor, eot: Tensor) -> Tensor:
-    last: Tensor = tower.ln_final(x[torch.arange(len(x), device=x.device), eot])
+    last: Tensor = tower.ln_final(x[torch.arange(x.shape[0], device=x.device), eot])
     return projected(tower, last)
 
 

@@ -98,8 +98,11 @@ def embed_tokens(model: Any, ids: Tensor) -> Tensor:
         whole: Tensor = model.encode_text(ids)
         return whole
     ends = ends_of_text(model, ids)
-    last = by_length(ends, lambda part: _last_state(tower, ids[part], ends[part]))
-    return projected(tower, last)
+
+    def run(part: Tensor) -> Tensor:
+        return last_state(tower, ids[part, : int(ends[part].max()) + 1], ends[part])
+
+    return projected(tower, by_length(ends, run))
 
 
 def by_length(ends: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
@@ -114,12 +117,13 @@ def by_length(ends: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([run(part) for part in groups])[torch.argsort(order)]
 
 
-def _last_state(tower: Any, ids: Tensor, ends: Tensor) -> Tensor:
-    """The last layer's state at the end-of-text token, float [n, width]."""
-    length = int(ends.max()) + 1
-    x = with_positions(tower, ids[:, :length])
+def last_state(tower: Any, ids: Tensor, ends: Tensor) -> Tensor:
+    """The last layer's state at the end-of-text token, float [n, width], of texts that are cut
+    to the longest of them: ids int64 [n, length], and the places of the tokens int64 [n]."""
+    length = ids.shape[1]
+    x = with_positions(tower, ids)
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-    at_end: Tensor = x[torch.arange(len(x), device=x.device), ends]
+    at_end: Tensor = x[torch.arange(x.shape[0], device=x.device), ends]
     normed: Tensor = tower.ln_final(at_end)
     return normed
 
@@ -129,7 +133,7 @@ def pools_end_of_text(model: Any) -> bool:
     that nothing after that token has an effect."""
     tower = getattr(model, "text", model)
     return (
-        _pooling(model) in ("argmax", "eos")
+        pooling(model) in ("argmax", "eos")
         and getattr(tower, "attn_mask", None) is not None
         and getattr(tower, "cls_emb", None) is None
         and not getattr(tower, "use_pad_mask", False)
@@ -138,7 +142,7 @@ def pools_end_of_text(model: Any) -> bool:
 
 def ends_of_text(model: Any, ids: Tensor) -> Tensor:
     """The place of each text's end-of-text token, int64 [n]; `ids` is int64 [n, length]."""
-    if _pooling(model) == "argmax":
+    if pooling(model) == "argmax":
         return ids.argmax(-1)
     end = model.text_eos_id if hasattr(model, "text_eos_id") else model.text.eos_id
     return (ids == int(end)).int().argmax(-1)
@@ -163,6 +167,6 @@ def projected(tower: Any, pooled: Tensor) -> Tensor:
     return found
 
 
-def _pooling(model: Any) -> str | None:
+def pooling(model: Any) -> str | None:
     tower = getattr(model, "text", model)
     return getattr(model, "text_pool_type", None) or getattr(tower, "pool_type", None)

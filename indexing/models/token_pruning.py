@@ -161,7 +161,7 @@ class TokenPruning(nn.Module):
         free = self._base + self.delta * self._trained
         if self.config.score == "pre":
             return torch.zeros_like(free)
-        bounded = torch.where(free.isneginf(), free, free.clamp(0, _MOST_PROBABILITY))
+        bounded = torch.where(free.isneginf(), free, free.clamp(0.0, _MOST_PROBABILITY))
         return (bounded - free).nan_to_num(0)
 
     def prunes(self, layer: int) -> bool:
@@ -231,7 +231,7 @@ def token_scores(
     """
     with torch.autocast(query.device.type, enabled=False):
         query, key = query.float(), key.float()
-        places = torch.arange(len(eot), device=eot.device)
+        places = torch.arange(eot.shape[0], device=eot.device)
         if score == "pre":
             scale = 1 / math.sqrt(query.shape[-1])
             return scale * _raw_scores(query, key, which, present, eot)
@@ -250,7 +250,7 @@ def token_scores(
 
 def _raw_scores(query: Tensor, key: Tensor, which: Key, present: Tensor, eot: Tensor) -> Tensor:
     """Only the column that is asked for: fused attention need not give up its scores."""
-    places = torch.arange(len(eot), device=eot.device)
+    places = torch.arange(eot.shape[0], device=eot.device)
     if which == "eot_query":
         return (query[places, :, eot][:, :, None] * key).sum(-1).mean(1)
     if which == "first":

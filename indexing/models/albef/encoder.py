@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,28 @@ if TYPE_CHECKING:
     from indexing.models.protocol import Vectors
 
 _MATCHED = 32  # pictures that are matched with a text at once
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
 ITM = "itm_head."
 WORDS = "text_encoder.bert.embeddings.word_embeddings.weight"
 DECODER = "text_encoder.cls.predictions.decoder.weight"
+
+
+@dataclass(frozen=True)
+class AlbefEye:
+    """What takes pictures in for ALBEF."""
+
+    image_size: int
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """The whole picture, squashed into a square, to float32 [3, image_size, image_size]."""
+        size = (self.image_size, self.image_size)
+        shown = bounded(picture, self.image_size).resize(size, Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(shown.convert("RGB"))).permute(2, 0, 1).float() / 255
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
 class AlbefEncoder:
@@ -40,8 +60,8 @@ class AlbefEncoder:
     not saved.
     """
 
-    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+    mean: tuple[float, ...] = _MEAN
+    std: tuple[float, ...] = _STD
 
     def __init__(
         self,
@@ -81,12 +101,7 @@ class AlbefEncoder:
         return fingerprint_of(config, self.tokenizer.vocab_file, self.tokenizer, self._tensors())
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """The whole picture, squashed into a square, to float32 [3, image_size, image_size]."""
-        size = (self.image_size, self.image_size)
-        shown = bounded(picture, self.image_size).resize(size, Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(shown.convert("RGB"))).permute(2, 0, 1).float() / 255
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (pixels - mean[:, None, None]) / std[:, None, None]
+        return AlbefEye(self.image_size, self.mean, self.std).preprocess(picture)
 
     def embed_pixels(self, pixels: Tensor) -> Vectors:
         vectors: Vectors = self.encode_image(pixels).cpu().numpy()

@@ -134,13 +134,28 @@ class Reader:
         valid = mask.bool()
         length = max(1, int(valid.sum(1).max())) if len(valid) else 1
         valid = valid[:, :length]
-        place = torch.arange(length, device=ids.device)
+        exempt = None if exempt is None else exempt[:, :length]
+        way = _Way(hard, None if toggled is None else toggled[:, :length], follow)
+        return self._read(ids[:, :length], valid, exempt, way)
+
+    def read_cut(self, ids: Tensor, ends: Tensor) -> States:
+        """As `read` by hard masks, of texts that are cut to the longest of them: no step hangs on
+        what the tensors hold, so it can be traced.
+
+        Args:
+            ids: int64 [b, n].
+            ends: int64 [b], place of each text's [SEP].
+        """
+        place = torch.arange(ids.shape[1], device=ids.device)
+        return self._read(ids, place[None, :] <= ends[:, None], None, _Way(True, None, None))
+
+    def _read(self, ids: Tensor, valid: Tensor, exempt: Tensor | None, way: _Way) -> States:
+        place = torch.arange(ids.shape[1], device=ids.device)
         prunable = valid & (place > 0) & (place < valid.sum(1, keepdim=True) - 1)
         if exempt is not None:
-            prunable = prunable & ~exempt[:, :length]
+            prunable = prunable & ~exempt
         alive = torch.ones(valid.shape, device=ids.device)
-        states = States(self._bert.embeddings(ids[:, :length]), valid, prunable, alive)
-        way = _Way(hard, None if toggled is None else toggled[:, :length], follow)
+        states = States(self._bert.embeddings(ids), valid, prunable, alive)
         for number in range(self._config.fusion_layer):
             states = self._layer(number, states, None, way)
         return states

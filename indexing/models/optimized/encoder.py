@@ -1,0 +1,140 @@
+"""An optimised model as an `Encoder`: its parent's pictures and tokens, other towers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from indexing.errors import ModelError
+from indexing.messages import reason
+from indexing.models.albef.config import AlbefConfig
+from indexing.models.albef.encoder import AlbefEye
+from indexing.models.albef.tokenizer import AlbefTokenizer
+from indexing.models.clip import TEXT_BATCH, ClipEye, open_tokenizer, unit
+from indexing.models.optimized.exporting import ENDS, IDS, PIXELS, Ends
+from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, read_config
+from indexing.models.optimized.runtimes import Feeds, Floats, Run, runtime
+from indexing.models.text import TextTokenizer, by_length
+from indexing.processor import processor_flags
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from indexing.models.protocol import Vectors
+
+_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
+
+
+class OptimizedEncoder:
+    """Runs the graphs of a folder, on the CPU.
+
+    In int8 a vector may hang a little on the batch that it is in, as kernels are chosen by
+    its size: cosines of .9999 and above were seen. In fp32 it does not.
+    """
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        name: str,
+        config: OptimizedConfig,
+        eye: ClipEye | AlbefEye,
+        tokenizer: TextTokenizer,
+        picture: Run,
+        text: Run,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.dim = config.parent.dim
+        self.image_size = eye.image_size
+        self.fingerprint = config.fingerprint
+        self.tokenizer = tokenizer
+        self._eye = eye
+        self._picture = picture
+        self._text = text
+
+    def preprocess(self, picture: Image) -> Tensor:
+        return self._eye.preprocess(picture)
+
+    def embed_pixels(self, pixels: Tensor) -> Vectors:
+        if not len(pixels):
+            return np.zeros((0, self.dim), np.float32)
+        return unit(torch.from_numpy(self._picture({PIXELS: pixels.numpy()})))
+
+    def embed_images(self, pictures: Sequence[Image]) -> Vectors:
+        if not pictures:
+            return np.zeros((0, self.dim), np.float32)
+        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+
+    def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        parts = [np.zeros((0, self.dim), np.float32)]
+        for start in range(0, len(texts), TEXT_BATCH):
+            ids = self.tokenizer(texts[start : start + TEXT_BATCH])
+            parts.append(unit(self._embed(ids, last_tokens(ids, self.config.ends, self.tokenizer))))
+        return np.concatenate(parts)
+
+    def _embed(self, ids: Tensor, ends: Tensor | None) -> Tensor:
+        if ends is None:
+            return torch.from_numpy(self._text(text_feed(ids, None)))
+        return by_length(
+            ends, lambda part: torch.from_numpy(self._text(text_feed(ids[part], ends[part])))
+        )
+
+
+def last_tokens(ids: Tensor, how: Ends, tokenizer: TextTokenizer) -> Tensor | None:
+    """The place of each text's last token, int64 [n]; None where towers take texts whole."""
+    if how == "whole":
+        return None
+    if how == "argmax":
+        return ids.argmax(-1)
+    if how == "padding":
+        mask: Tensor = tokenizer.mask(ids)  # type: ignore[attr-defined]
+        return mask.sum(1) - 1
+    return (ids == how).int().argmax(-1)
+
+
+def text_feed(ids: Tensor, ends: Tensor | None) -> Feeds:
+    """Token ids as a text graph takes them, cut to the longest text."""
+    if ends is None:
+        return {IDS: ids.numpy()}
+    length = int(ends.max()) + 1
+    return {IDS: ids[:, :length].contiguous().numpy(), ENDS: ends.numpy()}
+
+
+def load_optimized(
+    folder: Path, *, name: str | None = None, device: str | None = None
+) -> OptimizedEncoder:
+    """Opens the folder of an optimised model.
+
+    Raises:
+        ModelError: A file is missing, was changed, or cannot be run here.
+        MissingDependencyError: Its runtime is not installed.
+    """
+    if device not in (None, "cpu"):
+        raise ModelError(f"{folder} runs on the CPU and not on {device}: give its parent for that")
+    config = read_config(folder)
+    module = runtime(config.runtime)
+    native = bool(_BFLOAT16 & processor_flags())
+    floats: Floats = config.floats if native else "float32"
+    try:
+        picture, text = (
+            module.load(folder / f"{side}{module.SUFFIX}", floats, torch.get_num_threads())
+            for side in ("picture", "text")
+        )
+        eye: ClipEye | AlbefEye
+        tokenizer: TextTokenizer
+        if "vision_width" in config.model:
+            sizes = AlbefConfig.model_validate(config.model)
+            eye, tokenizer = AlbefEye(sizes.image_size), AlbefTokenizer(folder / VOCABULARY, sizes)
+        else:
+            eye = ClipEye(config.model["preprocess_cfg"])
+            tokenizer, _ = open_tokenizer(folder, config.model)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
+    name = name or str(folder.resolve())
+    return OptimizedEncoder(name, config, eye, tokenizer, picture, text)

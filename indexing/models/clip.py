@@ -37,7 +37,7 @@ from indexing.models.folder import (
     with_pruning,
     write_model,
 )
-from indexing.models.pictures import bounded
+from indexing.models.pictures import Normalised, Shortest, as_rgb, bounded, centre, resized
 from indexing.models.pruned_text import PrunedText
 from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
 from indexing.models.token_pruning import TokenPruning
@@ -54,18 +54,43 @@ class ClipEye:
     """What takes pictures in for an open_clip model, by its `preprocess_cfg`."""
 
     def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
-        import_torchvision()
-        from open_clip.transform import PreprocessCfg, image_transform_v2
-
         size = preprocess_cfg["size"]
         self.image_size = int(max(size) if isinstance(size, (tuple, list)) else size)
-        self._transform: Callable[[Image.Image], Tensor] = image_transform_v2(
-            PreprocessCfg(**preprocess_cfg), is_train=False
-        )
+        self._transform = _own_transform(preprocess_cfg) or _open_clip_transform(preprocess_cfg)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """As of `Encoder`."""
         return self._transform(bounded(picture, self.image_size))
+
+
+def _own_transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], Tensor] | None:
+    """What open_clip's transform does, to the bit, for pictures decoded at any scale and without
+    torchvision, which takes a second to import; None for the ways that few models want."""
+    size = preprocess_cfg["size"]
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    way = preprocess_cfg.get("resize_mode") or "shortest"
+    if way == "longest" or (way == "shortest" and height != width):
+        return None
+    bilinear = preprocess_cfg.get("interpolation") == "bilinear"
+    filter_ = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
+    normalised = Normalised(preprocess_cfg["mean"], preprocess_cfg["std"])
+    size_of = Shortest(width) if way == "shortest" else lambda _: (width, height)
+
+    def transform(picture: Image.Image) -> Tensor:
+        shown = resized(as_rgb(picture), size_of, filter_)
+        return torch.from_numpy(normalised(centre(shown, width, height)))
+
+    return transform
+
+
+def _open_clip_transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
+    import_torchvision()
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    found: Callable[[Image.Image], Tensor] = image_transform_v2(
+        PreprocessCfg(**preprocess_cfg), is_train=False
+    )
+    return found
 
 
 class ClipEncoder:

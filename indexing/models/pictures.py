@@ -1,8 +1,14 @@
-"""Pictures of any shape made fit to be resized for a tower."""
+"""Pictures of any shape made fit for a tower: resized, cut, normalised."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
+
+from indexing.images import extent_of
 
 MAX_ASPECT = 16
 
@@ -38,3 +44,59 @@ def placed(size: Size, image_size: int) -> tuple[Size, Size]:
         size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     shortest = -(-max(size) // MAX_ASPECT)
     return size, (max(size[0], shortest), max(size[1], shortest))
+
+
+def resized(
+    picture: Image.Image,
+    size_of: Callable[[Size], Size],
+    filter_: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """The picture in the size that `size_of` makes of its own.
+
+    One that `indexing.images` has decoded at a fraction of its size comes out as the whole
+    one would, but for what the fraction has lost.
+    """
+    extent = extent_of(picture)
+    return picture.resize(size_of(extent.whole), filter_, box=extent.shown)
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """The picture itself where it is RGB."""
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+class Shortest:
+    """Sizes whose shorter side is `side`, the longer one rounded down."""
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+
+    def __call__(self, size: Size) -> Size:
+        width, height = size
+        if width <= height:
+            return self._side, int(self._side * height / width)
+        return int(self._side * width / height), self._side
+
+
+class Normalised:
+    """RGB pictures to float32 [3, h, w]: (value / 255 - mean) / std, looked up."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        shares = np.arange(256, dtype=np.float32) / np.float32(255)
+        self._values = [
+            (shares - np.float32(m)) / np.float32(s) for m, s in zip(mean, std, strict=True)
+        ]
+
+    def __call__(self, picture: Image.Image) -> NDArray[np.float32]:
+        pixels = np.asarray(picture)
+        found = np.empty((3, *pixels.shape[:2]), np.float32)
+        for channel, values in enumerate(self._values):
+            np.take(values, pixels[..., channel], out=found[channel])
+        return found
+
+
+def centre(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The middle of a picture that is at least as large."""
+    left = round((picture.width - width) / 2)
+    top = round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))

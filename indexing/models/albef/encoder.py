@@ -20,7 +20,7 @@ from indexing.models.albef.reading import Reader
 from indexing.models.albef.tokenizer import AlbefTokenizer
 from indexing.models.clip import TEXT_BATCH
 from indexing.models.folder import DELTA, fingerprint_of, with_pruning, write_model
-from indexing.models.pictures import bounded
+from indexing.models.pictures import Normalised, as_rgb, bounded, resized
 from indexing.models.text import by_length
 from indexing.models.token_pruning import TokenPruning
 
@@ -46,10 +46,8 @@ class AlbefEye:
     def preprocess(self, picture: Image.Image) -> Tensor:
         """The whole picture, squashed into a square, to float32 [3, image_size, image_size]."""
         size = (self.image_size, self.image_size)
-        shown = bounded(picture, self.image_size).resize(size, Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(shown.convert("RGB"))).permute(2, 0, 1).float() / 255
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return (pixels - mean[:, None, None]) / std[:, None, None]
+        shown = resized(as_rgb(bounded(picture, self.image_size)), lambda _: size)
+        return torch.from_numpy(Normalised(self.mean, self.std)(shown))
 
 
 class AlbefEncoder:

@@ -21,7 +21,7 @@ def losses(
     seeds: Annotated[int, typer.Option(min=1, help="How often each loss is trained.")] = 3,
     only: Annotated[
         str | None,
-        typer.Option("--losses", metavar="LOSS,LOSS…", help="Which losses; by default all."),
+        typer.Option("--losses", metavar="LOSS;LOSS…", help="Which losses; by default all."),
     ] = None,
     conditions: Annotated[
         str | None,
@@ -51,7 +51,7 @@ def losses(
 
     from benchmarks.losses.cost import measure_costs
     from benchmarks.losses.report import PAGE, PLOT, write_report
-    from benchmarks.losses.study import CONDITIONS, run_arm
+    from benchmarks.losses.study import CONDITIONS, TRIED, run_arm
     from benchmarks.pruning.runs import run_all
     from benchmarks.pruning.toy import make_start
     from benchmarks.retrieval.plots import new_plot
@@ -59,7 +59,7 @@ def losses(
     from training.losses import LOSSES
 
     new_plot(1)  # says so before the work where matplotlib is missing
-    names = _chosen(only, ",", LOSSES, "loss")
+    names = _chosen(only, ";", TRIED, "loss")
     tried = _chosen(conditions, ";", CONDITIONS, "condition")
     console = Console(stderr=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,8 @@ def losses(
         timed = []
         if costs:
             with console.status("timing the losses"):
-                timed = [cost for size in (256, 1360) for cost in measure_costs(names, size)]
+                known = [name for name in names if name in LOSSES]
+                timed = [cost for size in (256, 1360) for cost in measure_costs(known, size)]
     write_report(results, timed, out, shlex.join(["shoplens", *sys.argv[1:]]))
     typer.echo(f"{out / PAGE} and {PLOT} written")
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.losses.cost import Cost
-from benchmarks.losses.study import CONDITIONS
+from benchmarks.losses.study import CONDITIONS, TRIED
 from benchmarks.pruning.paired import t_interval
 from benchmarks.pruning.runs import Result
 from benchmarks.retrieval.plots import new_plot, save
 from benchmarks.statistics import Interval, cluster_bootstrap
 from indexing.durable import replace_bytes
-from training.losses import LOSSES
 
 PAGE, PLOT = "report.md", "losses.png"
 BASELINE = "infonce"
@@ -45,9 +44,9 @@ def write_report(results: Sequence[Result], costs: Sequence[Cost], out: Path, co
 
 
 def losses_of(results: Sequence[Result], condition: str) -> list[str]:
-    """The losses that were tried under a condition, in the order of LOSSES."""
+    """The losses that were tried under a condition, in the order of TRIED."""
     arms = {result["arm"] for result in results}
-    return [loss for loss in LOSSES if f"{loss} / {condition}" in arms]
+    return [loss for loss in TRIED if f"{loss} / {condition}" in arms]
 
 
 def gain(
@@ -130,7 +129,7 @@ def _plot(results: Sequence[Result], file: Path) -> None:
         save(plot, file)
         return
     for number, axes in enumerate(plot.subplots(1, len(shown), sharey=True, squeeze=False)[0]):
-        for row, loss in enumerate(LOSSES):
+        for row, loss in enumerate(TRIED):
             found = gain(results, shown[number], loss, "picture", 5)
             if loss == BASELINE or found is None:
                 continue
@@ -139,7 +138,7 @@ def _plot(results: Sequence[Result], file: Path) -> None:
             axes.plot(bounds, [row, row], color=colour, linewidth=2)
             axes.plot([100 * found[0].mean], [row], "o", color=colour)
         axes.axvline(0, color="#b0b3b8", linewidth=1)
-        axes.set_yticks(range(len(LOSSES)), list(LOSSES))
+        axes.set_yticks(range(len(TRIED)), list(TRIED))
         axes.set_title(shown[number], loc="left", fontsize=10)
         axes.set_xlabel("points of R@5")
         axes.spines[["top", "right"]].set_visible(False)

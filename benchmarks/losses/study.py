@@ -8,6 +8,7 @@ further views of unseen products against their pictures on white.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ CONDITIONS = {
     "one, MML-TP": Condition(1, pruned=True),
     "several, MML-TP": Condition(VIEWS, pruned=True),
 }
-ARMS = {f"{loss} / {condition}": (loss, condition) for condition in CONDITIONS for loss in LOSSES}
+# A control: losses with a memory hold the logit scale at 10, which alone may be what helps.
+HELD, HELD_SCALE = "infonce, scale held", 10.0
+TRIED = (*LOSSES, HELD)
+ARMS = {f"{loss} / {condition}": (loss, condition) for condition in CONDITIONS for loss in TRIED}
 
 
 def run_arm(
@@ -86,6 +90,10 @@ def drawn(count: int, seed: int, work: Path) -> ToyProducts:
 def train(loss: str, condition: Condition, seed: int, start: Path) -> ClipEncoder:
     """The model of `start`, fine-tuned."""
     encoder = load_folder(start)
+    if loss == HELD:
+        loss, scale = "infonce", encoder.model.logit_scale
+        scale.data.fill_(math.log(HELD_SCALE))
+        scale.requires_grad_(False)
     products = drawn(TRAIN, 100 + seed, start.parent)
     if condition.views == 1:
         chosen = np.random.default_rng(seed).integers(0, VIEWS, TRAIN)  # on white, or on a ground

@@ -141,8 +141,15 @@ def test_a_run_sees_as_many_pairs_whatever_the_pictures_and_can_be_repeated(
 
 
 def test_every_loss_is_tried_under_every_condition() -> None:
-    assert len(study.ARMS) == len(LOSSES) * len(study.CONDITIONS)
+    assert len(study.ARMS) == (len(LOSSES) + 1) * len(study.CONDITIONS)
     assert study.ARMS["sogclr / several, MML-TP"] == ("sogclr", "several, MML-TP")
+
+
+def test_the_control_is_infonce_with_its_scale_held(small: Path) -> None:
+    held = study.train(study.HELD, study.CONDITIONS["one"], 0, small)
+    free = study.train("infonce", study.CONDITIONS["one"], 0, small)
+    assert held.model.logit_scale.exp().item() == pytest.approx(10)
+    assert free.model.logit_scale.exp().item() != pytest.approx(10, abs=0.1)
 
 
 def test_products_are_drawn_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +163,7 @@ def test_products_are_drawn_once(small: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--losses", "infonce,clip"], "unknown loss 'clip': give some of infonce,siglip"),
+        (["--losses", "infonce;clip"], "unknown loss 'clip': give some of infonce;siglip"),
         (["--conditions", "two"], "unknown condition 'two': give some of one;several;one, MML-TP"),
     ],
 )

@@ -241,9 +241,8 @@ def test_sogclr_remembers_what_earlier_batches_said_of_a_pair() -> None:
     expected, memory = sogclr_by_hand(plain, 0.3)
     assert found == pytest.approx(expected, rel=1e-5)  # the memory is float32
     for (way, row), u in memory.items():
-        kept = loss.u[way, row] * loss.b[way, row].exp()
-        assert float(kept) == pytest.approx(u, rel=1e-5)
-    assert not loss.u[:, 4].any()  # never seen
+        assert float(loss.log_u[way, row]) == pytest.approx(math.log(u), abs=1e-5)
+    assert (loss.log_u[:, 4] == -torch.inf).all()  # never seen
 
 
 def test_sogclr_without_a_memory_has_the_gradient_of_the_log_of_the_mean() -> None:
@@ -268,7 +267,26 @@ def test_sogclr_survives_exponents_that_overflow() -> None:
         images, texts = unit(4, 5, seed=seed).float(), unit(4, 5, seed=seed + 9).float()
         out = loss(images, texts, torch.tensor(2000.0), sample_idx=torch.arange(4))["loss"]
         assert out.isfinite()
-    assert loss.u.isfinite().all()
+    assert loss.log_u.isfinite().all()
+
+
+def test_sogclr_hears_a_pair_again_that_was_hard_once() -> None:
+    """At t = .01: two pairs the wrong way round, then right for long."""
+    loss, right = SogCLR(2, gamma=0.8), torch.eye(2, 3)
+    rows, scale = torch.arange(2), torch.tensor(100.0)
+    loss(right, right.flip(0), scale, sample_idx=rows)
+    for visit in range(1, 151):
+        images = right.clone().requires_grad_()
+        loss(images, right, scale, sample_idx=rows)["loss"].backward()
+        # u of either: exp(100) that fades, and exp(-100) of every visit since.
+        faded = visit * math.log(0.2) + 100
+        since = math.log1p(-(0.2**visit)) - 100
+        assert loss.log_u.flatten().tolist() == pytest.approx(
+            [np.logaddexp(faded, since)] * 4, abs=1e-3
+        )
+    assert images.grad is not None
+    # As far as they can fall u is the batch's own, and its only negative has weight 1.
+    assert float(images.grad[0, 1]) == pytest.approx(1 / 2 + 1 / 2, rel=1e-3)
 
 
 def test_isogclr_moves_each_temperature_by_its_own_slack() -> None:

@@ -64,12 +64,14 @@ def train_clip(
     """
     total = steps_of_epoch(pairs, config) * config.epochs
     ranks = Ranks(encoder.device)
+    # A loss may set another, at which the same words would be worth something else.
+    scale = encoder.model.logit_scale.exp().item()
     with ranks.first_alone():  # it may still be writing what the others are to read
         setup = set_up(encoder, pairs, validation, out, config, total, texts)
 
     def before_first_step() -> None:
         if config.mask_steps:
-            learn_masks(encoder, pairs, images, config, on_step=on_mask_step)
+            learn_masks(encoder, pairs, images, config, scale=scale, on_step=on_mask_step)
 
     return run_epochs(
         encoder,

@@ -56,6 +56,7 @@ def learn_masks(
     images: ImageSide,
     config: TrainConfig,
     *,
+    scale: float | None = None,
     on_step: Callable[[MaskStep], None] = lambda step: None,
 ) -> None:
     """Learns the masks of the first layer that prunes, in `config.mask_steps` steps.
@@ -63,6 +64,9 @@ def learn_masks(
     A token's soft mask (eq. 3) is raised by its worth and lowered by its price, which is
     lambda times its part of eq. 4: 1/n for each layer from the pruning one on. An encoder
     that does not prune has no masks, and stays as it is.
+
+    Args:
+        scale: the factor of the logits that worth is measured with; None: the model's.
 
     Raises:
         TrainingError: None of the pictures can be read, or an embedding is not finite.
@@ -72,6 +76,9 @@ def learn_masks(
     if pruning is None or tower is None or tower.first is None:
         return
     model, device, layer = encoder.model, torch.device(encoder.device), tower.first
+    factor = model.logit_scale.detach().exp()
+    if scale is not None:
+        factor = torch.full_like(factor, scale)
     price, keys = _price(pruning.config, layer), torch.from_numpy(pairs.keys)
     rate = THRESHOLD_RATE * pruning.config.temperature[layer]
     groups: list[dict[str, Any]] = [
@@ -98,9 +105,7 @@ def learn_masks(
                 embedded = functional.normalize(images.embed(pictures).float(), dim=-1)
             scores, prunable = tower.first_scores(ids)
             tried = _tried(draws, prunable.cpu()).to(device)
-            worth = token_worth(
-                tower, ids, embedded, model.logit_scale.exp(), keys[rows].to(device), tried
-            )
+            worth = token_worth(tower, ids, embedded, factor, keys[rows].to(device), tried)
         counts = prunable.sum(1, keepdim=True).clamp_min(1)
         above = scores - pruning.thresholds()[layer]
         soft = torch.sigmoid(above / pruning.config.temperature[layer]) * prunable

@@ -39,7 +39,8 @@ def losses(
 
     A small CLIP is fine-tuned on drawn products with noisy titles, with one picture a product
     and with several, with whole titles and with MML-TP, and asked for unseen products by
-    another view and by title. DIR gets results.jsonl (a line a run), report.md and losses.png.
+    another view and by title. DIR gets results.jsonl (a line a run), findings.md, report.md and
+    losses.png.
 
     Example, half an hour on two cores:
 
@@ -50,11 +51,20 @@ def losses(
     from rich.console import Console
 
     from benchmarks.losses.cost import measure_costs
-    from benchmarks.losses.report import PAGE, PLOT, write_report
-    from benchmarks.losses.study import CONDITIONS, TRIED, run_arm
+    from benchmarks.losses.report import FINDINGS, PAGE, PLOT, write_report
+    from benchmarks.losses.study import (
+        CONDITIONS,
+        TEST,
+        TEST_SEED,
+        TRIED,
+        drawn,
+        measure,
+        run_arm,
+    )
     from benchmarks.pruning.runs import run_all
     from benchmarks.pruning.toy import make_start
     from benchmarks.retrieval.plots import new_plot
+    from indexing.models.clip import load_folder
     from indexing.processor import usable_cores
     from training.losses import LOSSES
 
@@ -81,8 +91,9 @@ def losses(
             with console.status("timing the losses"):
                 known = [name for name in names if name in LOSSES]
                 timed = [cost for size in (256, 1360) for cost in measure_costs(known, size)]
-    write_report(results, timed, out, shlex.join(["shoplens", *sys.argv[1:]]))
-    typer.echo(f"{out / PAGE} and {PLOT} written")
+    before = measure(load_folder(start), drawn(TEST, TEST_SEED, out))
+    write_report(results, before, timed, out, shlex.join(["shoplens", *sys.argv[1:]]))
+    typer.echo(f"{out / FINDINGS}, {PAGE} and {PLOT} written")
 
 
 def _chosen(given: str | None, mark: str, known: Iterable[str], what: str) -> list[str]:

@@ -127,9 +127,7 @@ def measure(encoder: ClipEncoder, test: ToyProducts) -> dict[str, Any]:
     """Recall@1/5/10 of both tasks with each query's rank, and the shape of the space.
 
     `picture` asks by another view of a product and `title` by its noisy title, both for its
-    picture on white. `gap` is the distance between the means of pictures and titles (Liang et
-    al., NeurIPS 2022), `alignment` the mean squared distance of pairs, and `uniformity` of the
-    pictures log mean exp(-2 d^2) (Wang and Isola, ICML 2020).
+    picture on white. For the rest see `shape_of`.
     """
     count, views = test.pictures.shape[:2]
     gallery = embedded(encoder, test.pictures[:, 0])
@@ -148,13 +146,30 @@ def measure(encoder: ClipEncoder, test: ToyProducts) -> dict[str, Any]:
 
 
 def shape_of(pictures: Floats, titles: Floats) -> dict[str, float]:
-    """`gap`, `alignment` and `uniformity` of unit vectors [n, d], pair by pair."""
+    """What a space looks like, by unit vectors [n, d] of products' pictures and titles.
+
+    `gap` is the distance between the means of pictures and titles (Liang et al., NeurIPS 2022),
+    `separability` the share that a linear classifier tells right as picture or title (Fahim et
+    al., arXiv 2405.18570), `alignment` the mean squared distance of pairs, and `uniformity` of
+    the pictures log mean exp(-2 d^2) (Wang and Isola, ICML 2020).
+    """
     gap = np.linalg.norm(pictures.mean(0) - titles.mean(0))
     alignment = np.square(pictures - titles).sum(1).mean()
     cosines = (pictures @ pictures.T)[np.triu_indices(len(pictures), 1)]
     uniformity = np.log(np.exp(4 * cosines.astype(float) - 4).mean())
     return {
         "gap": float(gap),
+        "separability": _separability(pictures, titles),
         "alignment": float(alignment),
         "uniformity": float(uniformity),
     }
+
+
+def _separability(pictures: Floats, titles: Floats) -> float:
+    """By least squares on every other product, asked of the rest; .5 is chance."""
+    kinds = np.concatenate([np.ones(len(pictures)), -np.ones(len(titles))])
+    rows = np.pad(np.concatenate([pictures, titles]).astype(float), ((0, 0), (0, 1)))
+    rows[:, -1] = 1  # what the classifier adds
+    asked = np.concatenate([np.arange(len(pictures)), np.arange(len(titles))]) % 2 == 1
+    weights = np.linalg.lstsq(rows[~asked], kinds[~asked], rcond=None)[0]
+    return float(((rows[asked] @ weights > 0) == (kinds[asked] > 0)).mean())

@@ -99,6 +99,11 @@ def views() -> list[tuple[str, int, int, Doubles]]:
     return [*pictures, *(("title", j, p, TEXTS[j].numpy()) for j, p in enumerate(TITLES.tolist()))]
 
 
+def share(view: tuple[str, int, int, Doubles]) -> float:
+    """All titles of a product together are one view."""
+    return 1.0 if view[0] == "picture" else 1 / TITLES.tolist().count(view[2])
+
+
 def may_meet(a: tuple[str, int, int, Doubles], b: tuple[str, int, int, Doubles]) -> bool:
     """Whether two views are a positive or a negative pair."""
     if a[:2] == b[:2]:
@@ -106,7 +111,9 @@ def may_meet(a: tuple[str, int, int, Doubles], b: tuple[str, int, int, Doubles])
     if a[0] != b[0]:
         picture, title = (a, b) if a[0] == "picture" else (b, a)
         return not IGNORE[picture[1], title[1]]
-    return a[2] == b[2] or other(a[0], a[1], b[1])
+    if a[2] == b[2]:
+        return a[0] == "picture"
+    return other(a[0], a[1], b[1])
 
 
 def test_mv_infonce_is_the_share_of_own_views() -> None:
@@ -116,7 +123,7 @@ def test_mv_infonce_is_the_share_of_own_views() -> None:
         for a in views():
             for b in views():
                 if a[2] == number and may_meet(a, b):
-                    term = math.exp(K * float(a[3] @ b[3]))
+                    term = share(a) * share(b) * math.exp(K * float(a[3] @ b[3]))
                     all_ += term
                     own += term if b[2] == number else 0.0
         if own:  # product 2 has one view
@@ -130,7 +137,7 @@ def test_mv_dhel_attracts_views_and_repels_within_a_kind() -> None:
     for number in range(4):
         own = [view for view in views() if view[2] == number]
         attracted = sum(
-            math.exp(K * float(a[3] @ b[3]))
+            share(a) * share(b) * math.exp(K * float(a[3] @ b[3]))
             for n, a in enumerate(own)
             for b in own[n + 1 :]
             if may_meet(a, b)
@@ -140,9 +147,29 @@ def test_mv_dhel_attracts_views_and_repels_within_a_kind() -> None:
         repelled = 0.0
         for a in own:
             against = [b for b in views() if b[0] == a[0] and b[2] != number and may_meet(a, b)]
-            repelled += math.log(sum(math.exp(K * float(a[3] @ b[3])) for b in against))
+            energy = sum(share(b) * math.exp(K * float(a[3] @ b[3])) for b in against)
+            repelled += share(a) * math.log(energy)
         terms.append(repelled - math.log(attracted))
     assert value(MVDHEL(), **BATCH) == pytest.approx(float(np.mean(terms)), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [MVInfoNCE, MVDHEL])
+def test_a_title_beside_each_picture_of_its_product_counts_once(kind: type[PairLoss]) -> None:
+    """As training gives them: two and three pictures of a product, each with the title."""
+    images, titles, pids = unit(6, 5), unit(3, 5, seed=1), torch.tensor([0, 0, 1, 1, 1, 2])
+    found, gradients = [], []
+    for rows in (torch.arange(3), pids):
+        pictures, once = images.clone().requires_grad_(), titles.clone().requires_grad_()
+        loss = kind()(
+            pictures, once[rows], torch.tensor(20.0), image_pid=pids, text_pid=torch.arange(3)[rows]
+        )["loss"]
+        loss.backward()
+        assert pictures.grad is not None
+        assert once.grad is not None
+        found.append(loss.item())
+        gradients.append(torch.cat([pictures.grad, once.grad]))
+    assert found[1] == pytest.approx(found[0], rel=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_mv_losses_do_not_overflow() -> None:
@@ -214,9 +241,8 @@ def test_sogclr_remembers_what_earlier_batches_said_of_a_pair() -> None:
     expected, memory = sogclr_by_hand(plain, 0.3)
     assert found == pytest.approx(expected, rel=1e-5)  # the memory is float32
     for (way, row), u in memory.items():
-        kept = loss.u[way, row] * loss.b[way, row].exp()
-        assert float(kept) == pytest.approx(u, rel=1e-5)
-    assert not loss.u[:, 4].any()  # never seen
+        assert float(loss.log_u[way, row]) == pytest.approx(math.log(u), abs=1e-5)
+    assert (loss.log_u[:, 4] == -torch.inf).all()  # never seen
 
 
 def test_sogclr_without_a_memory_has_the_gradient_of_the_log_of_the_mean() -> None:
@@ -241,7 +267,26 @@ def test_sogclr_survives_exponents_that_overflow() -> None:
         images, texts = unit(4, 5, seed=seed).float(), unit(4, 5, seed=seed + 9).float()
         out = loss(images, texts, torch.tensor(2000.0), sample_idx=torch.arange(4))["loss"]
         assert out.isfinite()
-    assert loss.u.isfinite().all()
+    assert loss.log_u.isfinite().all()
+
+
+def test_sogclr_hears_a_pair_again_that_was_hard_once() -> None:
+    """At t = .01: two pairs the wrong way round, then right for long."""
+    loss, right = SogCLR(2, gamma=0.8), torch.eye(2, 3)
+    rows, scale = torch.arange(2), torch.tensor(100.0)
+    loss(right, right.flip(0), scale, sample_idx=rows)
+    for visit in range(1, 151):
+        images = right.clone().requires_grad_()
+        loss(images, right, scale, sample_idx=rows)["loss"].backward()
+        # u of either: exp(100) that fades, and exp(-100) of every visit since.
+        faded = visit * math.log(0.2) + 100
+        since = math.log1p(-(0.2**visit)) - 100
+        assert loss.log_u.flatten().tolist() == pytest.approx(
+            [np.logaddexp(faded, since)] * 4, abs=1e-3
+        )
+    assert images.grad is not None
+    # As far as they can fall u is the batch's own, and its only negative has weight 1.
+    assert float(images.grad[0, 1]) == pytest.approx(1 / 2 + 1 / 2, rel=1e-3)
 
 
 def test_isogclr_moves_each_temperature_by_its_own_slack() -> None:

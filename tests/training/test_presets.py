@@ -225,6 +225,23 @@ def test_masks_are_learned_before_the_first_step_and_held_from_then_on(
     assert 0 < kept[0] < 1
 
 
+@pytest.mark.parametrize("loss", ["siglip", "mv-dhel"])
+def test_masks_are_learned_at_the_scale_that_the_model_came_with(tiny: Any, loss: str) -> None:
+    """Not at that of a loss which starts it anew, where words would be worth less."""
+    found = []
+    for name in ("infonce", loss):
+        encoder = tiny.encoder()
+        with torch.no_grad():
+            encoder.model.logit_scale.fill_(math.log(60))
+        config = TrainConfig(
+            preset="calibrated", mask_steps=7, epochs=1, batch_size=8, learning_rate=1e-2, loss=name
+        )
+        train_clip(encoder, tiny.pairs, tiny.images(encoder), None, None, None, config)
+        found.append((encoder.pruning.delta.tolist(), encoder.model.logit_scale.exp().item()))
+    assert found[0][0] == found[1][0]
+    assert found[1][1] < 20 < found[0][1]
+
+
 def test_soft_masks_cannot_be_held(tiny: Any) -> None:
     encoder = tiny.encoder()
     encoder.pruning = TokenPruning(paper_pruning(2))

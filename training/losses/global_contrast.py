@@ -19,26 +19,25 @@ class SogCLR(PairLoss):
         L = mean_i mean_j sg[exp(h_ij / t) / u_i] h_ij
 
     over the negatives j of the batch; sg takes no gradient. Yuan et al. (ICML 2022), algorithm 1,
-    in the two-modality form of Qiu et al. (ICML 2023); u_i is kept divided by exp(b_i), b_i the
-    largest exponent that was seen, so that nothing overflows. s_ii is the mean over a picture's
+    in the two-modality form of Qiu et al. (ICML 2023); log u_i is kept, so that nothing overflows
+    and a pair that was hard once does not fall silent. s_ii is the mean over a picture's
     positives. The value is no measure of progress; its gradient is that of
     t log mean_j exp(h_ij / t) where g is 1. t is a setting.
 
     Without `sample_idx` nothing is remembered: g is 1.
 
-    Buffers: `u` and `b`, float32 [2, pairs]; u is 0 where a pair was not seen yet.
+    Buffers: `log_u`, float32 [2, pairs], of pictures and of titles; -inf where a pair was not
+    seen yet.
     """
 
     initial_scale = 10.0
     fixed_scale = True
-    u: Tensor
-    b: Tensor
+    log_u: Tensor
 
     def __init__(self, pairs: int, gamma: float = 0.8) -> None:
         super().__init__()
         self._gamma = gamma
-        self.register_buffer("u", torch.zeros(2, pairs))
-        self.register_buffer("b", torch.full((2, pairs), -torch.inf))
+        self.register_buffer("log_u", torch.full((2, pairs), -torch.inf))
 
     def of(self, batch: Scored) -> Tensor:
         rows = batch.sample_idx
@@ -62,47 +61,44 @@ class SogCLR(PairLoss):
         with torch.no_grad():
             scale = self._scales(way, rows, batch.scale)
             exponents = (gaps * scale).masked_fill(~negative, -torch.inf)
-            highest = exponents.amax(1)
+            log_u = exponents.logsumexp(1) - negative.sum(1).log()
             if rows is not None:
-                highest = torch.maximum(highest, self.b[way, rows].to(highest.dtype))
-            terms = (exponents - highest[:, None]).exp()
-            now = terms.sum(1) / negative.sum(1)
-            u = now if rows is None else self._remember(way, rows, now, highest)
-            weights = terms / u[:, None]
+                log_u = self._remember(way, rows, log_u)
+            weights = (exponents - log_u[:, None]).exp()
             if rows is not None:
                 pull = (weights * gaps * scale).sum(1) / negative.sum(1)
-                self._adapt(way, rows, scale, u.log() + highest - pull)
+                self._adapt(way, rows, scale, log_u - pull)
         return (weights * gaps).sum(1).div(negative.sum(1)).mean()
 
-    def _remember(self, way: int, rows: Tensor, now: Tensor, highest: Tensor) -> Tensor:
-        """u of these rows after this batch, to the base of `highest`."""
-        before, base = self.u[way, rows].to(now.dtype), self.b[way, rows].to(now.dtype)
-        seen = before > 0
-        faded = torch.where(seen, before * (base - highest).exp(), 0.0)
-        u = torch.where(seen, (1 - self._gamma) * faded + self._gamma * now, now)
-        u = u.clamp_min(torch.finfo(torch.float32).tiny)
-        self.u[way, rows], self.b[way, rows] = u.float(), highest.float()
-        return u
+    def _remember(self, way: int, rows: Tensor, now: Tensor) -> Tensor:
+        """log u of these rows after a batch in which it is `now`."""
+        before = self.log_u[way, rows].to(now.dtype)
+        share = torch.tensor(self._gamma, dtype=now.dtype, device=now.device)
+        mixed = torch.logaddexp(before + (1 - share).log(), now + share.log())
+        log_u = torch.where(before.isfinite(), mixed, now)
+        self.log_u[way, rows] = log_u.float()
+        return log_u
 
     def _scales(self, way: int, rows: Tensor | None, scale: Tensor) -> Tensor:
         """1/t: of all pairs, or of each row, [n, 1]."""
         return scale
 
     def _adapt(self, way: int, rows: Tensor, scale: Tensor, slack: Tensor) -> None:
-        """What else a batch teaches; `slack` is log u_i + b_i - mean_j w_ij h_ij / t, [n]."""
+        """What else a batch teaches; `slack` is log u_i - mean_j w_ij h_ij / t, [n]."""
 
 
 class ISogCLR(SogCLR):
     """SogCLR with a temperature for each picture and each title.
 
-        t_i <- clip(t_i - eta v_i),    v_i <- (1 - m) v_i + m [log u_i + b_i + rho - mean_j w_ij h_ij / t_i]
+        t_i <- clip(t_i - eta v_i)
+        v_i <- (1 - m) v_i + m [log u_i + rho - mean_j w_ij h_ij / t_i]
 
-    where w_ij = exp(h_ij / t_i - b_i) / u_i: the dual of a ball of radius rho around uniform
+    where w_ij = exp(h_ij / t_i) / u_i: the dual of a ball of radius rho around uniform
     negatives. Frequent kinds of products have many near negatives and get a larger t. Qiu et al.
     (ICML 2023), eq. 7 and algorithm 1; t within [.005, 1], started from the logit scale.
 
     Buffers: `t` (0 where a pair was not seen yet) and `v`, float32 [2, pairs], besides SogCLR's.
-    """  # noqa: E501
+    """
 
     t: Tensor
     v: Tensor

@@ -15,22 +15,29 @@ from training.losses.batch import Scored
 class _Views:
     """Pictures and titles of a batch in one row, the pictures first.
 
+    A product has one title, which a batch holds beside each of its pictures. All of them
+    together count as one view: two would be as alike as can be, and outweigh what there is to
+    learn from pictures.
+
     Attributes:
         scores: k s, [n, n].
+        share: the logarithm of how much of a view each is, [n]: 0 for a picture, -log m for
+            one of m titles of a product.
         positive: bool [n, n], two views of one product; never a view with itself.
         negative: bool [n, n], views of two products.
         product: int64 [n], numbered from 0; `products` of them.
     """
 
     scores: Tensor
+    share: Tensor
     positive: Tensor
     negative: Tensor
     product: Tensor
     products: int
 
     def per_product(self, terms: Tensor) -> Tensor:
-        """log of the sum of exp over rows of a product, [products]; `terms` is [n, m]."""
-        rows = terms.logsumexp(1)
+        """log of the sum of exp over views of a product, [products]; `terms` is [n, n]."""
+        rows = self.per_view(terms) + self.share
         highest = torch.full((self.products,), -torch.inf, dtype=rows.dtype, device=rows.device)
         highest = highest.scatter_reduce(0, self.product, rows.detach(), "amax")
         shift = highest.clamp_min(torch.finfo(rows.dtype).min)
@@ -39,20 +46,26 @@ class _Views:
         )
         return sums.clamp_min(torch.finfo(rows.dtype).tiny).log() + shift
 
+    def per_view(self, terms: Tensor) -> Tensor:
+        """log of the sum of exp over what each is compared with, [n]; `terms` is [n, n]."""
+        return (terms + self.share).logsumexp(1)
+
     def sum_of(self, values: Tensor) -> Tensor:
         """Sums over the views of each product, [products]; `values` is [n]."""
         zeros = torch.zeros(self.products, dtype=values.dtype, device=values.device)
-        return zeros.scatter_add(0, self.product, values)
+        return zeros.scatter_add(0, self.product, values * self.share.exp())
 
 
 def _views(batch: Scored) -> _Views:
-    images, titles = batch.among_pictures(), batch.among_titles()
+    images, (same_title, other_titles) = batch.among_pictures(), batch.among_titles()
     stacked = torch.cat([batch.image, batch.text])
+    copies = (batch.text_pid[:, None] == batch.text_pid).sum(1).to(stacked.dtype)
     _, product = torch.cat([batch.image_pid, batch.text_pid]).unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return _Views(
         batch.scale * stacked @ stacked.T,
-        _blocks(images[0], batch.positive, titles[0]),
-        _blocks(images[1], batch.negative, titles[1]),
+        torch.cat([torch.zeros_like(batch.image[:, 0]), -copies.log()]),
+        _blocks(images[0], batch.positive, torch.zeros_like(same_title)),
+        _blocks(images[1], batch.negative, other_titles),
         product,
         int(product.max()) + 1,
     )
@@ -105,7 +118,7 @@ class MVDHEL(PairLoss):
         same_kind = torch.zeros_like(views.negative)
         same_kind[:count, :count] = same_kind[count:, count:] = True
         counted = views.negative & same_kind
-        energies = _only(views.scores, counted).logsumexp(1)
+        energies = views.per_view(_only(views.scores, counted))
         repelled = views.sum_of(torch.where(counted.any(1), energies, 0.0))
         known = views.sum_of(views.positive.sum(1).to(attracted.dtype)) > 0
         # Each pair stands in `positive` twice.

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import shoplens
 from benchmarks.losses import study
 from benchmarks.losses.cost import Cost, measure_costs
-from benchmarks.losses.report import gain, losses_of, write_report
+from benchmarks.losses.report import findings, gain, losses_of, write_report
 from benchmarks.pruning import toy
 from benchmarks.statistics import cluster_bootstrap
 from indexing.errors import BenchmarkError
@@ -34,8 +34,20 @@ def test_the_shape_of_a_space_in_closed_form() -> None:
     assert found["uniformity"] == pytest.approx(-2 * 2)  # one pair, at a squared distance of 2
 
 
+def test_pictures_and_titles_can_be_told_apart_where_a_plane_lies_between() -> None:
+    rows = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
+    aside = np.array([9, 0, 0], np.float32)
+    for titles, expected in ((rows + aside, 1.0), (rows, 0.5)):
+        found = study.shape_of(rows - aside * (expected == 1), titles)
+        assert found["separability"] == expected
+    # A quarter of the titles lie among the pictures.
+    mixed = np.where(np.arange(200)[:, None] % 8 < 2, rows - aside, rows + aside)
+    assert study.shape_of(rows - aside, mixed)["separability"] == pytest.approx(7 / 8)
+
+
 def result(arm: str, seed: int, pictures: list[float], titles: list[float]) -> dict[str, Any]:
-    found: dict[str, Any] = {"arm": arm, "seed": seed, "gap": 0.5, "alignment": 1, "uniformity": -2}
+    shape = {"gap": 0.5, "separability": 0.9, "alignment": 1, "uniformity": -2}
+    found: dict[str, Any] = {"arm": arm, "seed": seed, **shape}
     for name, ranks in (("picture", pictures), ("title", titles)):
         found[f"{name} ranks"] = ranks
         found |= {f"{name} R@{k}": float(np.mean(np.array(ranks) <= k)) for k in (1, 5, 10)}
@@ -72,14 +84,37 @@ def test_the_page_says_what_was_measured(tmp_path: Path, results: list[dict[str,
     assert losses_of(results, "one") == ["infonce", "siglip"]
     assert losses_of(results, "several") == []
     costs = [Cost("siglip", 256, (1.5, 2.5, 2.0), 3_000_000)]
-    write_report(results, costs, tmp_path, "shoplens bench losses")
+    start = result("start", 0, [1, 3, 7, 20, 20, 20], [9, 9, 9])
+    del results[1]["separability"]  # as an older version wrote its lines
+    write_report(results, start, costs, tmp_path, "shoplens bench losses")
     page = (tmp_path / "report.md").read_text()
+    assert "| start |  | 0.167 | 0.333 | 0.500 |  |  |  |" in page
+    assert "| siglip | 0.50 | 0.90 | 1.00 | -2.00 |" in page
     assert "| siglip | 3 | 0.444 | 0.611 | 0.944 |" in page
     assert "| infonce | 2 | 0.083 | 0.250 | 0.917 |  |  |  |" in page
     assert "+0.167 [" in page
     assert "| siglip | 256 | 2.00 [1.50, 2.50] | 3 |" in page
     assert "several" not in page
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_findings_name_what_both_intervals_rule_on(results: list[dict[str, Any]]) -> None:
+    """Of 80 pictures InfoNCE finds 20 in either seed, CUA 70, AUC none; SigLIP more in one seed
+    and fewer in the other."""
+    found, far = [], [9.0] * 80
+    for seed in (0, 1):
+        ranks = {"infonce": [1.0] * 20 + [9.0] * 60, "cua": [1.0] * 70 + [9.0] * 10, "auc": far}
+        ranks["siglip"] = [1.0] * (40 if seed else 10) + [9.0] * (40 if seed else 70)
+        for loss, pictures in ranks.items():
+            found.append(result(f"{loss} / several", seed, pictures, [1.0] * 40))
+    [line, idle, titles] = findings(found, result("start", 0, far, [1.0] * 20 + far[:20]))[2:5]
+    assert line.startswith("- several; another view → picture on white: better than InfoNCE: cua +")
+    assert "cua +0.625 [" in line
+    assert "; worse than InfoNCE: auc -0.250 [" in line
+    assert "siglip" not in line
+    assert line.endswith("(of 3).")
+    assert idle == "  No better than the start (0.000): auc."
+    assert "better than InfoNCE: none; worse than InfoNCE: none (of 3)." in titles
 
 
 def test_costs_are_beside_infonce_and_know_of_the_matrices_that_a_loss_holds() -> None:

@@ -25,7 +25,7 @@ def optimize(
     precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
     queries: Annotated[
         int, typer.Option(min=50, help="Queries of each kind to measure by, at most.")
-    ] = 4_000,
+    ] = 10_000,
     margin: Annotated[
         float, typer.Option(min=0, max=1, help="What Recall@1 may lose: .002 are .2 points.")
     ] = 0.002,
@@ -33,6 +33,10 @@ def optimize(
         bool,
         typer.Option("--force", help="Write it whatever it loses; for an index of its own."),
     ] = False,
+    index: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="An index that MODEL made of CATALOG; saves time."),
+    ] = None,
     images_root: ImagesRoot = None,
     profile: Profile = "auto",
     mapping: Mapping = None,
@@ -50,13 +54,14 @@ def optimize(
     catalog's own pictures and titles. The result is asked for products by photos and titles,
     beside its parent, and is written where the 95% interval of the change in Recall@1 rules out
     a loss of more than MARGIN; layers that lose most are kept in floats until it does. An index
-    of the parent then takes its queries; it can make indexes of its own, too.
+    of the parent then takes its queries; it can make indexes of its own, too. In fp32 it gives
+    the parent's own vectors.
     """
-    import tempfile
+    import shutil
 
     from benchmarks.cli import stages
     from benchmarks.optimized_folder import check_target, result_table, write_optimized
-    from benchmarks.optimizing import optimize as run
+    from benchmarks.optimizing import Judge, attempts, in_words
     from benchmarks.optimizing_tasks import gather
     from indexing.catalog import read_catalog
     from indexing.cli import parse_mapping, resumable
@@ -65,6 +70,7 @@ def optimize(
     from indexing.models import load_encoder
     from indexing.models.optimized.exporting import exportable
     from indexing.models.optimized.runtimes import check_installed
+    from indexing.store import open_index
 
     if runtime not in ("openvino", "onnx"):
         raise ModelError(f"--runtime {runtime}: give openvino or onnx")
@@ -84,21 +90,18 @@ def optimize(
     )
     products = list(source)
     say_left_out(source)
-    with tempfile.TemporaryDirectory() as temporary, resumable(), stages() as shown:
-        work = Path(temporary)
-        best = run(
-            encoder,
-            name,
-            gather(products, queries, work),
-            work,
-            int8=precision == "int8",
-            catalog=catalog.name,
-            margin=margin,
-            stages=shown,
-            note=lambda line: typer.echo(line, err=True),
-        )
+    # What a stopped run has embedded is found again.
+    work = out.absolute().with_name(f".{out.name}.work")
+    work.mkdir(parents=True, exist_ok=True)
+    with resumable(), stages() as shown:
+        known = None if index is None else open_index(index, encoder=encoder)
+        judge = Judge(encoder, catalog.name, work / "vectors", margin, shown, known)
+        material = gather(products, queries, work)
+        for best in attempts(judge, name, material, work, int8=precision == "int8"):
+            typer.echo(in_words(best), err=True)
         if best.gate.passed or force:
             write_optimized(best, out)
+    shutil.rmtree(work)
     for line in result_table(best.gate):
         typer.echo(line)
     if best.gate.passed:

@@ -7,7 +7,7 @@ against the parent's.
 
 from __future__ import annotations
 
-import shutil
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,15 +34,15 @@ from indexing.models.optimized.runtimes import RuntimeName, runtime
 from indexing.models.optimized.sensitivity import layer_errors, worst_layers
 from indexing.models.protocol import Encoder
 from indexing.processor import has_bfloat16
+from indexing.store import OpenIndex
 
-MARGIN = 0.002
 _RANKED = 8  # examples that layers are ranked by
 # Tried one after the other: the share of the error of all layers that int8 may make.
 _SHARES = (1 / 4, 1 / 16, 1 / 64, 1 / 256)
+_LENIENT = 2  # how often hits change is not known well from a first part
 _DEPTH = 10
 
 Stages = Callable[[str], Progress]  # for each stage's name what shows its progress
-Note = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -54,86 +54,85 @@ class Attempt:
     gate: Gate
 
 
-def optimize(
-    encoder: ClipEncoder | AlbefEncoder,
-    runtime_name: RuntimeName,
+@dataclass(frozen=True)
+class Judge:
+    """Measures optimised models beside their parent.
+
+    Attributes:
+        catalog: its name, to record.
+        cache: a folder for vectors.
+        index: one that the parent made, whose vectors need not be computed again.
+    """
+
+    parent: ClipEncoder | AlbefEncoder
+    catalog: str
+    cache: Path
+    margin: float
+    stages: Stages
+    index: OpenIndex | None = None
+
+    def gate(self, child: Encoder, tasks: Sequence[Task]) -> Gate:
+        """Both on all tasks. Raises BenchmarkError where a task's pictures cannot be read."""
+        recalls: list[Recall] = []
+        cosines: dict[str, list[NDArray[np.float32]]] = {}
+        for task in tasks:
+            before = self._embed(task, self.parent, "parent", self.index)
+            after = self._embed(task, child, "optimised")
+            left, _, _ = usable(task, [before, after])
+            recalls += compare(left, before, after)
+            asked = "pictures" if left.queries.pictures is not None else "titles"
+            sides = (
+                ("pictures", before.gallery, after.gallery),
+                (asked, before.queries, after.queries),
+            )
+            for kind, one, other in sides:
+                cosines.setdefault(kind, []).append((one * other).sum(axis=1))
+        found = {kind: np.concatenate(parts) for kind, parts in cosines.items()}
+        return Gate(
+            passed=all(one.change.low >= -self.margin for one in first_places(recalls)),
+            margin=self.margin,
+            catalog=self.catalog,
+            cosines={kind: (float(each.mean()), float(each.min())) for kind, each in found.items()},
+            recalls=tuple(recalls),
+        )
+
+    def _embed(
+        self, task: Task, encoder: Encoder, name: str, index: OpenIndex | None = None
+    ) -> TaskVectors:
+        shown = self.stages(f"{task.title}: {name}")
+        return embed_task(task, encoder, self.cache, index, shown)
+
+
+def attempts(
+    judge: Judge,
+    name: RuntimeName,
     material: Material,
     work: Path,
     *,
     int8: bool,
-    catalog: str,
-    margin: float = MARGIN,
-    stages: Stages,
-    note: Note = lambda line: None,
-) -> Attempt:
-    """The fastest optimised model that passes, or else the one that loses least; below `work`.
-
-    `catalog` is the name to record. `note` is told how each attempt went.
+) -> Iterator[Attempt]:
+    """Optimised models of the judge's parent below `work`, the fastest first, up to one that
+    passes. Each takes the place of the one before.
 
     Raises:
         ModelError, MissingDependencyError: The model cannot be exported or brought there.
         BenchmarkError: None of the catalog's pictures can be read.
     """
-    exported = export_towers(encoder, work)
-    examples = _examples(encoder, exported, material) if int8 else Examples()
-    best: Attempt | None = None
-    for number, recipe in enumerate(_recipes(runtime_name, int8, exported, examples, work, stages)):
-        folder = work / f"attempt-{number}"
-        config = make_model(encoder, exported, recipe, examples, folder)
+    exported = export_towers(judge.parent, work)
+    examples = _examples(judge.parent, exported, material) if int8 else Examples()
+    times = len(material.asked) / len(material.first)
+    for recipe in _recipes(name, int8, exported, examples, work, judge.stages):
+        folder = work / "model"
+        config = make_model(judge.parent, exported, recipe, examples, folder)
         child = load_optimized(folder)
-        cache = work / "vectors"
-        screened = judge(encoder, child, material.first, cache, catalog, margin, stages)
-        hopeless = any(one.change.high < -margin for one in screened.recalls if one.cutoff == 1)
-        gate = screened
-        if not hopeless:
-            gate = judge(encoder, child, material.tasks, cache, catalog, margin, stages)
-        attempt = Attempt(folder, config, gate)
-        note(f"attempt {number + 1}, {_in_words(config)}: {_outcome(gate)}")
-        if best is not None and worst_low(best.gate) >= worst_low(gate) and not gate.passed:
-            shutil.rmtree(folder)
-            continue
-        if best is not None:
-            shutil.rmtree(best.folder)
-        best = attempt
+        gate = judge.gate(child, material.tasks(material.first))
+        if promising(gate, times):
+            gate = judge.gate(child, material.tasks(material.asked))
+        else:
+            gate = gate.model_copy(update={"passed": False})
+        yield Attempt(folder, config, gate)
         if gate.passed:
-            break
-    assert best is not None  # there is always a first recipe
-    return best
-
-
-def judge(
-    parent: Encoder,
-    child: Encoder,
-    tasks: Sequence[Task],
-    cache: Path,
-    catalog: str,
-    margin: float,
-    stages: Stages,
-) -> Gate:
-    """Both on all tasks. Vectors are kept below `cache`."""
-    recalls: list[Recall] = []
-    cosines: dict[str, list[NDArray[np.float32]]] = {}
-    for task in tasks:
-        before, after = (
-            embed_task(task, encoder, cache, progress=stages(f"{task.title}: {name}"))
-            for encoder, name in ((parent, "parent"), (child, "optimised"))
-        )
-        left, _, _ = usable(task, [before, after])
-        recalls += compare(left, before, after)
-        asked = "pictures" if left.queries.pictures is not None else "titles"
-        for kind, one, other in (
-            ("pictures", before.gallery, after.gallery),
-            (asked, before.queries, after.queries),
-        ):
-            cosines.setdefault(kind, []).append((one * other).sum(axis=1))
-    together = {kind: np.concatenate(parts) for kind, parts in cosines.items()}
-    return Gate(
-        passed=all(one.change.low >= -margin for one in recalls if one.cutoff == 1),
-        margin=margin,
-        catalog=catalog,
-        cosines={kind: (float(all_.mean()), float(all_.min())) for kind, all_ in together.items()},
-        recalls=tuple(recalls),
-    )
+            return
 
 
 def compare(task: Task, before: TaskVectors, after: TaskVectors) -> Iterator[Recall]:
@@ -157,9 +156,49 @@ def compare(task: Task, before: TaskVectors, after: TaskVectors) -> Iterator[Rec
             )
 
 
-def worst_low(gate: Gate) -> float:
-    """The least lower end of a change in Recall@1."""
-    return min(one.change.low for one in gate.recalls if one.cutoff == 1)
+def promising(gate: Gate, times: float) -> bool:
+    """Whether a model that was measured on a first part of the queries may pass on so many times
+    as many: it does not surely lose too much, and hits change so rarely that, would losses
+    and gains even out, the interval would be narrow enough."""
+    return all(
+        one.change.high >= -gate.margin
+        and queries_needed(one, gate.margin) <= _LENIENT * times * one.queries
+        for one in first_places(gate.recalls)
+    )
+
+
+def queries_needed(one: Recall, margin: float) -> float:
+    """About how many queries make half an interval as narrow as the margin, as its width falls
+    with the root of their number."""
+    half = one.change.mean - one.change.low
+    if half <= 0:
+        return 0
+    return one.queries * (half / margin) ** 2 if margin else math.inf
+
+
+def first_places(recalls: Sequence[Recall]) -> list[Recall]:
+    """Recall@1, which decides."""
+    return [one for one in recalls if one.cutoff == 1]
+
+
+def in_words(attempt: Attempt) -> str:
+    """How a model was made and what it loses, in a line."""
+    config, gate = attempt.config, attempt.gate
+    how = f"{config.runtime} in {config.precision}"
+    if config.precision == "int8":
+        floats = "" if config.floats == "float32" else f" and {config.floats}"
+        how += f"{floats}, {sum(map(len, config.kept.values()))} layers kept in floats"
+    cosines = ", ".join(f"{kind} {mean:.4f}" for kind, (mean, _) in gate.cosines.items())
+    decisive = first_places(gate.recalls)
+    worst = min(one.change.low for one in decisive)
+    told = (
+        f"{how}: mean cosine of {cosines}; Recall@1 of {decisive[0].queries:,} queries may change "
+        f"by {worst:+.4f}, {'passed' if gate.passed else 'not passed'}"
+    )
+    needed = max(queries_needed(one, gate.margin) for one in decisive)
+    if gate.passed or not all(one.change.high >= -gate.margin for one in decisive):
+        return told
+    return f"{told} (to tell takes about {needed:,.0f} queries)"
 
 
 def _first_ranks(
@@ -216,17 +255,3 @@ def _examples(
     if not pixels:
         raise BenchmarkError("none of the catalog's pictures can be read: nothing to optimise by")
     return examples_of(encoder, exported, pixels, material.titles or [""])
-
-
-def _in_words(config: OptimizedConfig) -> str:
-    if config.precision == "fp32":
-        return f"{config.runtime} in float32"
-    kept = sum(map(len, config.kept.values()))
-    floats = "" if config.floats == "float32" else f" with {config.floats}"
-    return f"{config.runtime} in int8{floats}, {kept} layers kept in floats"
-
-
-def _outcome(gate: Gate) -> str:
-    told = ", ".join(f"{kind} {mean:.4f}" for kind, (mean, _) in gate.cosines.items())
-    verdict = "passed" if gate.passed else "not passed"
-    return f"mean cosine of {told}; Recall@1 changes by {worst_low(gate):+.4f} at worst, {verdict}"

@@ -7,7 +7,7 @@ pictures or, where too few have some, phone photos made of the main ones; and ti
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,20 +28,50 @@ _SCREENED = 8  # a first part of the products, one in so many, tells a bad model
 
 @dataclass(frozen=True)
 class Material:
-    """Pictures and titles to take ranges from, tasks, and the same tasks of fewer products."""
+    """What is used of a catalog.
+
+    Attributes:
+        shown, titles: to take ranges from.
+        asked: products to ask for.
+        each: photos of each to ask with.
+        photos: a folder for phone photos.
+    """
 
     shown: list[ProductImage]
     titles: list[str]
-    tasks: list[Task]
-    first: list[Task]
+    asked: list[Product]
+    each: int
+    photos: Path
+
+    @property
+    def first(self) -> list[Product]:
+        """A part of those to ask for."""
+        return self.asked[: max(MIN_PRODUCTS, len(self.asked) // _SCREENED)]
+
+    def tasks(self, products: list[Product]) -> list[Task]:
+        """Photos and titles of these products -> their main pictures.
+
+        Raises:
+            BenchmarkError: They have no titles.
+        """
+        several = [product for product in products if len(product.images) > 1]
+        views = None
+        if len(several) >= MIN_PRODUCTS:
+            with suppress(BenchmarkError):  # they are all the same
+                views = views_tasks([_with_views(product, self.each) for product in products])[0]
+        self.photos.mkdir(exist_ok=True)
+        return [
+            views or _photo_task(products, self.each, self.photos),
+            title_task(products, name="titles", title="title → main picture"),
+        ]
 
 
 def gather(products: Sequence[Product], queries: int, work: Path) -> Material:
-    """Tasks of about so many queries each, where the catalog has as many products or pictures,
-    and examples of other products where there are enough. Phone photos are written below `work`.
+    """Products for about so many queries of each kind, where the catalog has as many, and
+    examples of others where there are enough. Phone photos will be written below `work`.
 
     Raises:
-        BenchmarkError: The catalog has too few pictures or no titles.
+        BenchmarkError: The catalog has too few pictures.
     """
     able = [product for product in products if main_picture(product).path is not None]
     if len(able) < MIN_PRODUCTS:
@@ -52,27 +82,13 @@ def gather(products: Sequence[Product], queries: int, work: Path) -> Material:
     random.Random(0).shuffle(able)
     asked, others = able[:queries], able[queries:][:EXAMPLES]
     examples = others if len(others) == EXAMPLES else asked[-EXAMPLES:]
-    each = max(1, min(MAX_EACH, queries // len(asked)))
-    photos = work / "photos"
-    photos.mkdir()
-    tasks = list(_tasks(asked, each, photos))
-    fewer = asked[: max(MIN_PRODUCTS, len(asked) // _SCREENED)]
     return Material(
         shown=[main_picture(product) for product in examples],
         titles=[product.title for product in examples if can_be_asked(product.title)],
-        tasks=tasks,
-        first=list(_tasks(fewer, each, photos)),
+        asked=asked,
+        each=max(1, min(MAX_EACH, queries // len(asked))),
+        photos=work / "photos",
     )
-
-
-def _tasks(products: Sequence[Product], each: int, photos: Path) -> Iterator[Task]:
-    several = [product for product in products if len(product.images) > 1]
-    views = None
-    if len(several) >= MIN_PRODUCTS:
-        with suppress(BenchmarkError):  # they are all the same
-            views = views_tasks([_with_views(product, each) for product in products])[0]
-    yield views or _photo_task(products, each, photos)
-    yield title_task(products, name="titles", title="title → main picture")
 
 
 def _with_views(product: Product, each: int) -> Product:

@@ -65,15 +65,16 @@ def make_model(
     examples: Examples,
     folder: Path,
 ) -> OptimizedConfig:
-    """Writes the optimised model of `encoder` into a folder that is empty or not there, without
-    a card and a gate.
+    """Writes the optimised model of `encoder` into a folder of its own, made anew, without a card
+    and a gate.
 
     Raises:
         ModelError: A graph cannot be quantised.
         MissingDependencyError: A library is not installed.
     """
     module = runtime(recipe.runtime)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
         for side in SIDES:
             source, target = getattr(exported, side), folder / f"{side}{module.SUFFIX}"

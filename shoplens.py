@@ -24,6 +24,7 @@ import benchmarks.attributes.rerank_cli
 import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.losses.cli
+import benchmarks.optimize_cli
 import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import benchmarks.upgrade_cli
@@ -144,6 +145,7 @@ app.command()(search.explain_cli.explain)
 app.command()(indexing.attributes_cli.export)
 app.command()(indexing.cli.index)
 app.command()(indexing.info_cli.info)
+app.command()(benchmarks.optimize_cli.optimize)
 app.command()(indexing.changing_cli.rollback)
 app.command()(search.cli.search)
 app.command()(search.serve_cli.serve)

@@ -120,7 +120,7 @@ def recall(
     names = list(against or [])
     if baselines:
         names += [name for name in BASELINES if any(applies(name, task) for task in tasks)]
-    with resumable(), _stages() as progress:
+    with resumable(), stages() as progress:
         run_tasks(
             tasks, _subject(subject), list(dict.fromkeys(names)), out, depth=depth,
             progress=progress,
@@ -211,7 +211,7 @@ def _subject(name: str) -> Subject:
 
 
 @contextmanager
-def _stages() -> Iterator[Callable[[str], Progress]]:
+def stages() -> Iterator[Callable[[str], Progress]]:
     """For each stage's name what shows its progress, on standard error."""
     if not sys.stderr.isatty():
         yield _plain_stage

@@ -51,6 +51,7 @@ def examine() -> list[Finding]:
         ("faiss", _faiss),
         ("picture formats", _formats),
         ("builtin encoder", _builtin),
+        ("optimised models", _runtimes),
         ("training log", _tensorboard),
     ]
     findings: list[Finding] = []
@@ -213,6 +214,18 @@ def _builtin() -> list[Finding]:
     encoder = load_encoder("builtin")
     detail = f"{encoder.dim}-d, pictures {encoder.image_size} px, {encoder.fingerprint[:12]}"
     return [Finding("builtin encoder", "ok", detail)]
+
+
+def _runtimes() -> list[Finding]:
+    findings = []
+    for name, library in (("openvino", "openvino"), ("onnx", "onnxruntime")):
+        what = f"models for {name}"
+        try:
+            findings.append(Finding(what, "ok", f"{library} {version(library)}"))
+        except PackageNotFoundError:
+            advice = f"pip install 'shoplens[{name}]' for models that `shoplens optimize` makes"
+            findings.append(Finding(what, "optional", f"no {library}", advice))
+    return findings
 
 
 def _tensorboard() -> list[Finding]:

@@ -15,7 +15,7 @@ from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
 from indexing.index_types import IndexRecord
 from indexing.match_record import MatchRecord
-from indexing.models.protocol import Encoder
+from indexing.models.protocol import Encoder, parent_of
 
 SCHEMA_VERSION = 3
 
@@ -31,6 +31,12 @@ FILES = (PRODUCTS, IMAGES, REMOVED, VECTORS, FAISS_INDEX, REJECTS)  # of each se
 ATTRIBUTES = "attributes.parquet"  # of each segment of an index that has attributes
 
 REBUILD = "rebuild it with `shoplens index CATALOG --out DIR`"
+
+_ASKS = "it may ask this index and not write to it; give the model that made it"
+_LOSES = (
+    "it was made with --force and may find less, so it may not ask this index; give the model "
+    "that made it, or make an index of its own"
+)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
@@ -176,12 +182,34 @@ def check_encoder(folder: Path, manifest: Manifest, encoder: Encoder) -> None:
     made_by = manifest.encoder
     if made_by.fingerprint == encoder.fingerprint and made_by.dim == encoder.dim:
         return
+    parent = parent_of(encoder)
+    if parent is not None and parent.fingerprint == made_by.fingerprint:
+        raise IndexMismatchError(
+            f"{folder} was made by {made_by.name} and {encoder.name} is a model optimised from "
+            f"it, whose vectors differ a little: {_ASKS if parent.passed else _LOSES}"
+        )
     # Of the same name, it has changed since, and only a rebuild helps.
     other = "" if made_by.name == encoder.name else f"search with --model {made_by.name} or "
     raise IndexMismatchError(
         f"{folder} was made by encoder {made_by.name} (fingerprint {made_by.fingerprint[:12]}), "
         f"this is {encoder.name} (fingerprint {encoder.fingerprint[:12]}): {other}{REBUILD}"
     )
+
+
+def may_ask(manifest: Manifest, encoder: Encoder) -> bool:
+    """Whether queries of this encoder fit the vectors of an index: by the encoder that made
+    them, or by one optimised from it that was measured to find as much."""
+    made_by, parent = manifest.encoder, parent_of(encoder)
+    prints = {encoder.fingerprint}
+    if parent is not None and parent.passed:
+        prints.add(parent.fingerprint)
+    return made_by.fingerprint in prints and made_by.dim == encoder.dim
+
+
+def check_asker(folder: Path, manifest: Manifest, encoder: Encoder) -> None:
+    """Raise IndexMismatchError where the index of `folder` cannot be asked by this encoder."""
+    if not may_ask(manifest, encoder):
+        check_encoder(folder, manifest, encoder)
 
 
 def check_classifier(

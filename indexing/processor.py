@@ -18,6 +18,11 @@ def processor_flags() -> set[str]:
     return set(processor_info("flags").split())
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 by itself."""
+    return bool({"avx512_bf16", "amx_bf16"} & processor_flags())
+
+
 def processor_info(name: str) -> str:
     """What Linux says of the first core, such as its `model name`; empty where nothing."""
     try:

@@ -164,8 +164,8 @@ def _clip(encoder: Encoder) -> ClipEncoder:
     if isinstance(encoder, ClipEncoder):
         return encoder
     raise ModelError(
-        f"{encoder.name} is neither CLIP nor ALBEF, so its matches cannot be explained: give "
-        "builtin, a model folder, an open_clip name or albef:PATH"
+        f"{encoder.name} is no model of torch, CLIP or ALBEF, so its matches cannot be explained: "
+        "give builtin, a model folder that training wrote, an open_clip name or albef:PATH"
     )
 
 

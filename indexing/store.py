@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from indexing.attributes.columns import Column, Known
 from indexing.attributes.vocabulary import OTHER
 from indexing.errors import IndexCorruptError, IndexFolderError
-from indexing.manifest import REBUILD, Manifest, check_encoder, read_manifest
+from indexing.manifest import REBUILD, Manifest, check_asker, check_encoder, read_manifest
 from indexing.models.protocol import Encoder
 from indexing.segments import (
     Segment,
@@ -64,21 +64,28 @@ class OpenIndex:
 
 
 def open_index(
-    folder: Path, *, encoder: Encoder | None = None, before: OpenIndex | None = None
+    folder: Path,
+    *,
+    encoder: Encoder | None = None,
+    asker: Encoder | None = None,
+    before: OpenIndex | None = None,
 ) -> OpenIndex:
     """Open an index after checking every file of it.
 
+    `encoder` must be the one that made its vectors; `asker` may also be one optimised from it.
     `before` is an earlier version of the same folder: segments that it has opened are not
     opened again.
 
     Raises IndexFolderError where there is no index, IndexCorruptError where a file is
     missing or differs from the manifest, and IndexMismatchError for another schema
-    version or, when `encoder` is given, for the vectors of another encoder.
+    version or, when `encoder` or `asker` is given, for the vectors of another encoder.
     """
     for _ in range(_OPEN_ATTEMPTS):
         manifest = read_manifest(folder)
         if encoder is not None:
             check_encoder(folder, manifest, encoder)
+        if asker is not None:
+            check_asker(folder, manifest, asker)
         try:
             return open_version(folder, manifest, before)
         except IndexCorruptError:

@@ -100,7 +100,10 @@ def search(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="The index's encoder, where it has another name or place by now."),
+        typer.Option(
+            help="The index's encoder, where it has another name or place by now, or one that "
+            "`shoplens optimize` made of it."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object a line and nothing else.")

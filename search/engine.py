@@ -34,7 +34,8 @@ class SearchEngine:
     """
 
     def __init__(self, index: OpenIndex, encoder: Encoder, *, load: Load | None = None) -> None:
-        """`encoder` must be the one that made the index; `open` checks that. `load` opens the
+        """`encoder` must be the one that made the index, or one optimised from it that may ask
+        it (indexing/manifest.py); `open` checks that. `load` opens the
         encoder of a later version that another one made; by default `load_encoder` does."""
         self._live = LiveIndex(index, encoder, load)
         self._version = Version(index, encoder)
@@ -46,9 +47,9 @@ class SearchEngine:
         """Open an index folder and the encoder that made it.
 
         `model` names that encoder where it now has another name than at the time of
-        indexing. `load` opens encoders in place of `load_encoder`, such as one for several
-        indexes or one that batches. Raises IndexFolderError (also its kinds: corrupt, of
-        another model) and ModelError.
+        indexing, or one that `shoplens optimize` made of it. `load` opens encoders in place of
+        `load_encoder`, such as one for several indexes or one that batches. Raises
+        IndexFolderError (also its kinds: corrupt, of another model) and ModelError.
         """
         folder = Path(folder)
         made_by = read_manifest(folder).encoder.name
@@ -61,7 +62,7 @@ class SearchEngine:
                 f"{folder} was made by model {made_by!r}, which cannot be loaded ({error}): "
                 "say with --model where it is now"
             ) from error
-        return cls(open_index(folder, encoder=encoder), encoder, load=load)
+        return cls(open_index(folder, asker=encoder), encoder, load=load)
 
     def current(self) -> Version:
         """The version that answers now."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from indexing.errors import IndexFolderError, ModelError
-from indexing.manifest import MANIFEST, Manifest, read_manifest
+from indexing.manifest import MANIFEST, Manifest, may_ask, read_manifest
 from indexing.models import load_encoder
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex, open_index
@@ -23,7 +23,8 @@ Load = Callable[[str], Encoder]
 
 
 class LiveIndex:
-    """The newest version of an index that can be opened, with the encoder that made it.
+    """The newest version of an index that can be opened, with the encoder that asks it: the
+    one that made it, or one optimised from that.
 
     Any number of threads may ask for it. A version is handed out whole: whoever holds one is
     not touched by those that come later.
@@ -79,9 +80,9 @@ class LiveIndex:
     def _take_up(self, stamp: Stamp, manifest: Manifest) -> None:
         index, encoder = self._current
         try:
-            if not _made_by(manifest, encoder):
+            if not may_ask(manifest, encoder):
                 encoder = (self._load or load_encoder)(manifest.encoder.name)
-            opened = open_index(self._folder, encoder=encoder, before=index)
+            opened = open_index(self._folder, asker=encoder, before=index)
         except (IndexFolderError, ModelError) as error:
             logger.warning("the index stays at version %d: %s", index.manifest.version, error)
         else:
@@ -94,11 +95,7 @@ def _is_small(manifest: Manifest, index: OpenIndex, encoder: Encoder) -> bool:
     known = index.manifest.segments
     new = [segment for segment in manifest.segments if segment not in known]
     size = sum(file.bytes for segment in new for file in segment.files.values())
-    return _made_by(manifest, encoder) and size <= LARGE
-
-
-def _made_by(manifest: Manifest, encoder: Encoder) -> bool:
-    return manifest.encoder.fingerprint == encoder.fingerprint
+    return may_ask(manifest, encoder) and size <= LARGE
 
 
 def _stamp(folder: Path) -> Stamp | None:

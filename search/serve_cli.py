@@ -25,6 +25,13 @@ def serve(
             show_default=False,
         ),
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The encoder of all indexes, where it has another name or place by now, or one "
+            "that `shoplens optimize` made of it."
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8000,
     token_file: Annotated[
@@ -116,6 +123,7 @@ def serve(
     metrics = Metrics()
     engines = open_engines(
         folders,
+        model=model,
         most=max_batch,
         wait=batch_wait / 1000,
         waiting=threads + max_queue,

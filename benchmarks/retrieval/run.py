@@ -53,7 +53,7 @@ class Subject:
 
 
 @dataclass
-class _Vectors:
+class TaskVectors:
     """One system's vectors of a task, zeros for a picture that cannot be used."""
 
     queries: Floats
@@ -105,29 +105,26 @@ def _run_task(
     progress: Callable[[str], Progress | None],
 ) -> None:
     vectors = {
-        name: _embed(task, encoders[name], subject, out / ".vectors", progress)
+        name: embed_task(
+            task,
+            encoders[name],
+            out / ".vectors",
+            subject.index if encoders[name] is subject.encoder else None,
+            progress(f"{task.name}: {name}"),
+        )
         for name in names
         if name not in TEXT_SEARCH
     }
-    bad_queries = np.unique(np.concatenate([found.bad_queries for found in vectors.values()]))
-    bad_gallery = np.unique(np.concatenate([found.bad_gallery for found in vectors.values()]))
-    whole, task = task, task.without(bad_queries, bad_gallery)
-    if not len(task.queries):
-        raise BenchmarkError(
-            f"{task.name}: no query is left with a right answer ({len(bad_queries):,} queries "
-            f"and {len(bad_gallery):,} gallery pictures cannot be read)"
-        )
+    whole, (task, bad_queries, bad_gallery) = task, usable(task, list(vectors.values()))
     folder = out / task.name
     store_task(folder, task, _left_out(whole, task, bad_queries, bad_gallery))
-    kept_queries = np.flatnonzero(np.isin(whole.queries.ids, task.queries.ids))
     kept_gallery = np.setdiff1d(np.arange(len(whole.gallery)), bad_gallery)
-    for found in vectors.values():
-        found.queries = found.queries[kept_queries]
-        found.gallery = found.gallery[kept_gallery]
     own = vectors[subject.encoder.name]
     for position, name in enumerate(names):
         started = time.perf_counter()
-        answers = _answer(task, _scorer(name, task, own, vectors), depth, progress(f"rank {name}"))
+        answers = answer_task(
+            task, _scorer(name, task, own, vectors), depth, progress(f"rank {name}")
+        )
         seconds = {"rank": time.perf_counter() - started}
         if name in vectors:
             seconds["embed"] = vectors[name].seconds
@@ -138,7 +135,7 @@ def _run_task(
         _answer_by_index(task, name, index, own.queries, keys, folder, depth)
 
 
-def _scorer(name: str, task: Task, own: _Vectors, vectors: dict[str, _Vectors]) -> Scorer:
+def _scorer(name: str, task: Task, own: TaskVectors, vectors: dict[str, TaskVectors]) -> Scorer:
     if name == "bm25":
         return bm25_scorer(task)
     if name == "fusion":
@@ -147,7 +144,33 @@ def _scorer(name: str, task: Task, own: _Vectors, vectors: dict[str, _Vectors]) 
     return VectorScorer(vectors[name].queries, vectors[name].gallery, device)
 
 
-def _answer(task: Task, scorer: Scorer, depth: int, progress: Progress | None) -> Answers:
+def usable(task: Task, vectors: Sequence[TaskVectors]) -> tuple[Task, Ints, Ints]:
+    """The task without what one of several systems cannot use, and these queries and gallery
+    rows; vectors of what is left are all that is kept.
+
+    Raises:
+        BenchmarkError: No query is left.
+    """
+    bad_queries = np.unique(np.concatenate([found.bad_queries for found in vectors]))
+    bad_gallery = np.unique(np.concatenate([found.bad_gallery for found in vectors]))
+    left = task.without(bad_queries, bad_gallery)
+    if not len(left.queries):
+        raise BenchmarkError(
+            f"{task.name}: no query is left with a right answer ({len(bad_queries):,} queries "
+            f"and {len(bad_gallery):,} gallery pictures cannot be read)"
+        )
+    kept_queries = np.flatnonzero(np.isin(task.queries.ids, left.queries.ids))
+    kept_gallery = np.setdiff1d(np.arange(len(task.gallery)), bad_gallery)
+    for found in vectors:
+        found.queries = found.queries[kept_queries]
+        found.gallery = found.gallery[kept_gallery]
+    return left, bad_queries, bad_gallery
+
+
+def answer_task(
+    task: Task, scorer: Scorer, depth: int, progress: Progress | None = None
+) -> Answers:
+    """The answers to a task of a scorer's queries and gallery, in exact order."""
     taken_out = task.removed.union(task.duplicates)
     counts = count_answers(scorer, task.judged, taken_out, depth, progress=progress)
     duplicates = scorer.exact(task.duplicates.query, task.duplicates.row)
@@ -210,29 +233,28 @@ def _left_out(whole: Task, task: Task, bad_queries: Ints, bad_gallery: Ints) -> 
     return {reason: count for reason, count in counts.items() if count > 0}
 
 
-def _embed(
+def embed_task(
     task: Task,
     encoder: Encoder,
-    subject: Subject,
     folder: Path,
-    progress: Callable[[str], Progress | None],
-) -> _Vectors:
+    index: OpenIndex | None = None,
+    progress: Progress | None = None,
+) -> TaskVectors:
+    """An encoder's vectors of a task, kept below `folder`; `index` may hold some already."""
     started = time.perf_counter()
     cache = VectorCache(folder / encoder.fingerprint[:16], encoder.dim)
-    index = subject.index
-    if index is not None and encoder is subject.encoder:
+    if index is not None:
         for segment in index.segments:
             cache.add_array(segment.keys, segment.vectors, segment.hashes)
-    shown = progress(f"{task.name}: {encoder.name}")
-    gallery, bad_gallery, keys = _embed_side(task.gallery, encoder, cache, shown)
+    gallery, bad_gallery, keys = _embed_side(task.gallery, encoder, cache, progress)
     if task.queries is task.gallery:
         queries, bad_queries = gallery, bad_gallery
     elif task.queries.pictures is not None:
-        queries, bad_queries, _ = _embed_side(task.queries, encoder, cache, shown)
+        queries, bad_queries, _ = _embed_side(task.queries, encoder, cache, progress)
     else:
         queries, bad_queries = _embed_texts(task.queries, encoder), np.empty(0, np.int64)
     seconds = time.perf_counter() - started
-    return _Vectors(queries, gallery, bad_queries, bad_gallery, keys, seconds)
+    return TaskVectors(queries, gallery, bad_queries, bad_gallery, keys, seconds)
 
 
 def _embed_side(

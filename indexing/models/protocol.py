@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -14,11 +15,25 @@ if TYPE_CHECKING:
     Vectors = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Parent:
+    """The encoder that an optimised one was made of.
+
+    Attributes:
+        fingerprint: the parent's.
+        passed: whether the two were measured to find as much, so that an index by the parent
+            may be asked by the optimised one.
+    """
+
+    fingerprint: str
+    passed: bool
+
+
 class Encoder(Protocol):
     """A dual encoder. Users subclass nothing: anything with these members will do.
 
     Embeddings are unit vectors and do not depend on the size or order of the batch
-    (cosine >= .99999).
+    (cosine >= .99999). An encoder that was made of another one also has a `parent`.
     """
 
     @property
@@ -48,3 +63,9 @@ class Encoder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts to float32 [n, dim] unit vectors."""
+
+
+def parent_of(encoder: Encoder) -> Parent | None:
+    """What the encoder was made of, if it was made of another one."""
+    found: Parent | None = getattr(encoder, "parent", None)
+    return found

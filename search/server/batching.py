@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from indexing.errors import OverloadedError
-from indexing.models.protocol import Encoder
+from indexing.models.protocol import Encoder, Parent, parent_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,6 +100,10 @@ class BatchingEncoder:
     @property
     def fingerprint(self) -> str:
         return self._encoder.fingerprint
+
+    @property
+    def parent(self) -> Parent | None:
+        return parent_of(self._encoder)
 
     def preprocess(self, picture: Image) -> torch.Tensor:
         return self._encoder.preprocess(picture)

@@ -36,12 +36,14 @@ def parse_indexes(given: Sequence[str]) -> dict[str, Path]:
 def open_engines(
     folders: Mapping[str, Path],
     *,
+    model: str | None = None,
     most: int = 16,
     wait: float = 0.002,
     waiting: int = 256,
     on_batch: OnBatch | None = None,
 ) -> dict[str, SearchEngine]:
-    """Opens each index; the options are those of `BatchingEncoder`.
+    """Opens each index; `model` is as of `SearchEngine.open`, and the other options are those of
+    `BatchingEncoder`.
 
     Raises IndexFolderError and its kinds, and ModelError.
     """
@@ -57,7 +59,9 @@ def open_engines(
             shared[name] = encoder
         return encoder
 
-    engines = {name: SearchEngine.open(folder, load=load) for name, folder in folders.items()}
+    engines = {
+        name: SearchEngine.open(folder, model=model, load=load) for name, folder in folders.items()
+    }
     # A later version asks because its encoder is another, maybe of the same name.
     shared = None
     return engines

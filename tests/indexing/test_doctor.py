@@ -91,3 +91,11 @@ def test_a_kernel_that_the_user_chose_is_theirs_and_said(monkeypatch: pytest.Mon
     assert "OPENBLAS_CORETYPE=PRESCOTT is set" in finding.advice
     monkeypatch.setenv("OPENBLAS_CORETYPE", "SKYLAKEX")
     assert (state_of("faiss kernel").state, state_of("faiss kernel").advice) == ("ok", "")
+
+
+def test_runtimes_of_optimised_models_are_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions(monkeypatch, {"openvino": "2030.1.0"})
+    assert state_of("models for openvino").detail == "openvino 2030.1.0"
+    finding = state_of("models for onnx")
+    assert finding.state == "optional"
+    assert "shoplens[onnx]" in finding.advice

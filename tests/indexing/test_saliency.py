@@ -367,8 +367,8 @@ def test_what_cannot_be_explained_says_what_can(tiny_encoder: Any) -> None:
         return str(error.value)
 
     assert refused(tiny_encoder) == (
-        "tiny is neither CLIP nor ALBEF, so its matches cannot be explained: give builtin, a model "
-        "folder, an open_clip name or albef:PATH"
+        "tiny is no model of torch, CLIP or ALBEF, so its matches cannot be explained: give "
+        "builtin, a model folder that training wrote, an open_clip name or albef:PATH"
     )
     bare = encoder_of(_Bare(), {"embed_dim": 3}, {"size": 32})
     assert "the picture tower of small, Identity, has neither" in refused(bare)

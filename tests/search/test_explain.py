@@ -184,7 +184,7 @@ def test_what_cannot_be_explained(builtin: ClipEncoder, tiny_encoder: Any) -> No
         explain_match(builtin, None, None, noise(1))
     with pytest.raises(QueryError, match="text is blank"):
         explain_match(builtin, None, " ", noise(1))
-    with pytest.raises(ModelError, match="tiny is neither CLIP nor ALBEF"):
+    with pytest.raises(ModelError, match="tiny is no model of torch, CLIP or ALBEF"):
         explain_match(tiny_encoder, None, "red", noise(1))
 
 

@@ -181,7 +181,7 @@ def test_what_is_no_picture_or_no_albef_model(
     monkeypatch.setattr("indexing.models.load_encoder", lambda _: tiny_encoder)
     result = run("--image", photo, "--json")
     assert isinstance(result.exception, ModelError)
-    assert "tiny is neither CLIP nor ALBEF" in str(result.exception)
+    assert "tiny is no model of torch, CLIP or ALBEF" in str(result.exception)
 
 
 def ask(*arguments: object) -> Result:

@@ -19,22 +19,21 @@ from indexing.models.clip import TEXT_BATCH, ClipEye, open_tokenizer, unit
 from indexing.models.optimized.exporting import ENDS, IDS, PIXELS, Ends
 from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, read_config
 from indexing.models.optimized.runtimes import Feeds, Floats, Run, runtime
+from indexing.models.protocol import Parent
 from indexing.models.text import TextTokenizer, by_length
-from indexing.processor import processor_flags
+from indexing.processor import has_bfloat16
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from indexing.models.protocol import Vectors
 
-_BFLOAT16 = {"avx512_bf16", "amx_bf16"}
-
 
 class OptimizedEncoder:
     """Runs the graphs of a folder, on the CPU.
 
-    In int8 a vector may hang a little on the batch that it is in, as kernels are chosen by
-    its size: cosines of .9999 and above were seen. In fp32 it does not.
+    Ranges of int8 are those of the calibration and not of a batch, so vectors do not depend on
+    what is beside them.
     """
 
     device = "cpu"
@@ -53,6 +52,8 @@ class OptimizedEncoder:
         self.dim = config.parent.dim
         self.image_size = eye.image_size
         self.fingerprint = config.fingerprint
+        passed = config.gate is not None and config.gate.passed
+        self.parent = Parent(config.parent.fingerprint, passed)
         self.tokenizer = tokenizer
         self._eye = eye
         self._picture = picture
@@ -119,8 +120,7 @@ def load_optimized(
         raise ModelError(f"{folder} runs on the CPU and not on {device}: give its parent for that")
     config = read_config(folder)
     module = runtime(config.runtime)
-    native = bool(_BFLOAT16 & processor_flags())
-    floats: Floats = config.floats if native else "float32"
+    floats: Floats = config.floats if has_bfloat16() else "float32"
     try:
         picture, text = (
             module.load(folder / f"{side}{module.SUFFIX}", floats, torch.get_num_threads())

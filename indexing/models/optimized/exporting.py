@@ -57,11 +57,7 @@ def export_towers(encoder: Encoder, folder: Path) -> Exported:
             drawn of.
         MissingDependencyError: onnx or onnxscript is not installed.
     """
-    if not isinstance(encoder, (ClipEncoder, AlbefEncoder)):
-        raise ModelError(
-            f"{encoder.name} is neither CLIP nor ALBEF, so it cannot be optimised: give builtin, "
-            "a model folder, an open_clip name or albef:PATH"
-        )
+    encoder = exportable(encoder)
     albef = isinstance(encoder, AlbefEncoder)
     ends: Ends = "padding" if albef else _ends(encoder.model)
     picture = _AlbefPicture(encoder.model) if albef else _ClipPicture(encoder.model)
@@ -84,6 +80,16 @@ def export_towers(encoder: Encoder, folder: Path) -> Exported:
         }
     _export(encoder.name, text, feeds, exported.text)
     return exported
+
+
+def exportable(encoder: Encoder) -> ClipEncoder | AlbefEncoder:
+    """The encoder, if it is of a kind that can be exported. Raises ModelError."""
+    if isinstance(encoder, (ClipEncoder, AlbefEncoder)):
+        return encoder
+    raise ModelError(
+        f"{encoder.name} is no model of torch, CLIP or ALBEF, so it cannot be optimised: give "
+        "builtin, a model folder that training wrote, an open_clip name or albef:PATH"
+    )
 
 
 def _ends(model: Any) -> Ends:

@@ -21,6 +21,7 @@ from indexing.messages import reason
 from indexing.models.folder import CONFIG, invalid
 
 FORMAT = "optimized"
+CARD = "README.md"
 VOCABULARY = "vocab.txt"  # of ALBEF; a CLIP model has tokenizer.json
 
 Share = Annotated[float, Field(ge=-1, le=1)]
@@ -51,7 +52,7 @@ class Recall(_Strict):
     task: str
     against: Literal["parent", "own"]
     queries: int
-    cutoff: int
+    cutoff: Literal[1, 5, 10]
     before: Share
     after: Share
     change: Change
@@ -61,8 +62,8 @@ class Gate(_Strict):
     """What the optimised model was measured to lose.
 
     Attributes:
-        passed: no Recall@1 may have lost more than `margin`; with it an index of the parent
-            takes this model's queries.
+        passed: no Recall@1 may have lost more than `margin`, by its 95% interval; with it an
+            index of the parent takes this model's queries.
         cosines: of "pictures" and "titles" with the parent's vectors: mean and least.
     """
 
@@ -73,7 +74,7 @@ class Gate(_Strict):
     recalls: tuple[Recall, ...]
 
 
-class Parent(_Strict):
+class ParentRecord(_Strict):
     """The encoder that the graphs were drawn of."""
 
     name: str
@@ -104,7 +105,7 @@ class OptimizedConfig(_Strict):
     kept: dict[str, tuple[str, ...]] = {}
     calibration: dict[str, int] = {}
     ends: Literal["argmax", "padding", "whole"] | int
-    parent: Parent
+    parent: ParentRecord
     model: dict[str, Any]
     gate: Gate | None = None
     files: dict[str, str]

@@ -17,7 +17,7 @@ from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import TOKENIZER, ClipEncoder
 from indexing.models.optimized.encoder import last_tokens, text_feed
 from indexing.models.optimized.exporting import PIXELS, Exported
-from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, Parent, write_config
+from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, ParentRecord, write_config
 from indexing.models.optimized.runtimes import Feeds, Floats, RuntimeName, missing, runtime
 
 SIDES = ("picture", "text")
@@ -65,15 +65,16 @@ def make_model(
     examples: Examples,
     folder: Path,
 ) -> OptimizedConfig:
-    """Writes the optimised model of `encoder` into a folder that is empty or not there, without
-    a card and a gate.
+    """Writes the optimised model of `encoder` into a folder of its own, made anew, without a card
+    and a gate.
 
     Raises:
         ModelError: A graph cannot be quantised.
         MissingDependencyError: A library is not installed.
     """
     module = runtime(recipe.runtime)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
         for side in SIDES:
             source, target = getattr(exported, side), folder / f"{side}{module.SUFFIX}"
@@ -104,7 +105,7 @@ def make_model(
         kept=recipe.kept,
         calibration={side: len(getattr(examples, side)) for side in SIDES if recipe.int8},
         ends=exported.ends,
-        parent=Parent(name=encoder.name, fingerprint=encoder.fingerprint, dim=encoder.dim),
+        parent=ParentRecord(name=encoder.name, fingerprint=encoder.fingerprint, dim=encoder.dim),
         model=model,
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -54,6 +55,14 @@ def runtime(name: RuntimeName) -> Runtime:
         return cast("Runtime", import_module(f"indexing.models.optimized.{name}_runtime"))
     except ModuleNotFoundError as error:
         raise missing(name, error) from error
+
+
+def check_installed(name: RuntimeName) -> None:
+    """Raises MissingDependencyError where a library that models are made with is not there."""
+    runtime(name)
+    for library in ("onnx", "onnxscript", *(("nncf",) if name == "openvino" else ())):
+        if find_spec(library) is None:
+            raise missing(name, ModuleNotFoundError(name=library))
 
 
 def missing(name: RuntimeName, error: ModuleNotFoundError) -> MissingDependencyError:

@@ -28,6 +28,7 @@ import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import benchmarks.upgrade_cli
 import indexing.attributes_cli
+import indexing.categorizing_cli
 import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
@@ -39,6 +40,7 @@ import search.explain_cli
 import search.serve_cli
 import training.albef_cli
 import training.attributes_cli
+import training.categories_cli
 import training.cli
 from indexing.errors import ShoplensError
 from indexing.messages import reason
@@ -134,6 +136,7 @@ bench = typer.Typer(
 )
 
 app.command()(indexing.reading_cli.attributes)
+app.command()(indexing.categorizing_cli.categorize)
 app.command()(indexing.cleaning_cli.clean)
 app.command()(indexing.changing_cli.compact)
 app.command()(indexing.convert_cli.convert)
@@ -152,6 +155,7 @@ app.command()(benchmarks.upgrade_cli.upgrade)
 app.add_typer(train, name="train")
 train.command()(training.albef_cli.albef)
 train.command()(training.attributes_cli.attributes)
+train.command()(training.categories_cli.categories)
 train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)

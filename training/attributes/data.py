@@ -55,9 +55,12 @@ class Examples:
 
 
 def read_products(
-    catalogs: Iterable[Iterable[Product]], attributes: Sequence[str]
+    catalogs: Iterable[Iterable[Product]], attributes: Sequence[str], *, unlabelled: bool = False
 ) -> list[Product]:
     """The products that have one of the attributes.
+
+    Args:
+        unlabelled: Also those that have none.
 
     Raises:
         TrainingError: There is no product, or none has one of them; names those that there are.
@@ -70,7 +73,7 @@ def read_products(
             seen += 1
             known.update(name for name in product.attributes if raw_value(product, name))
             known.update(name for name in _FIELDS if raw_value(product, name))
-            if any(raw_value(product, name) for name in attributes):
+            if unlabelled or any(raw_value(product, name) for name in attributes):
                 found.append(product)
     if not seen:
         raise TrainingError(

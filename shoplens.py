@@ -21,6 +21,7 @@ import typer
 import benchmarks.ann_cli
 import benchmarks.attributes.cli
 import benchmarks.attributes.rerank_cli
+import benchmarks.categories.cli
 import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.losses.cli
@@ -161,6 +162,7 @@ app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)
 bench.command()(benchmarks.ann_cli.filters)
 bench.command()(benchmarks.attributes.cli.attributes)
+bench.command()(benchmarks.categories.cli.categories)
 bench.command()(benchmarks.esci.cli.esci_split)
 bench.command()(benchmarks.losses.cli.losses)
 bench.command()(benchmarks.pruning.cli.pruning)

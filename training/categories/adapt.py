@@ -73,7 +73,7 @@ def adapt(
         else:
             stage = _SimCSE(encoder, train, config, seed, precision)
         steps = config.epochs * steps_of_epoch(stage.count, config.batch_size)
-        plan = Plan(steps, config.epochs, config.learning_rate, seed)
+        plan = Plan(steps, config.epochs, seed)
         return run_stage(stage, plan, folder, identity, on_step=on_step, on_round=on_round)
 
 
@@ -101,9 +101,9 @@ class _Contrast:
         self.module: nn.Module = nn.ModuleDict({"encoder": encoder, "titles": self._head, **others})
         self.module.to(self._device)
         self._scale = torch.tensor(1 / config.temperature, device=self._device)
+        trained = [p for p in self.module.parameters() if p.requires_grad]
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            [p for p in self.module.parameters() if p.requires_grad],
-            lr=config.learning_rate,
+            [{"params": trained, "peak": config.learning_rate}],
             weight_decay=config.weight_decay,
             fused=True,
         )

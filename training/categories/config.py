@@ -34,7 +34,7 @@ class AdaptConfig(BaseModel):
 
 
 class TuneConfig(BaseModel):
-    """How encoder and classifier are fine-tuned; the defaults are the paper's."""
+    """How encoder and classifier are fine-tuned; as in the paper but for `head_rate`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,6 +43,9 @@ class TuneConfig(BaseModel):
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=5e-5, gt=0, allow_inf_nan=False)  # the peak
+    # The classifier learns so many times faster: it is new, and the encoder is not. 1: the
+    # paper's. With few labels it would lead the encoder away from what it has been adapted to.
+    head_rate: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-8, ge=0, allow_inf_nan=False)
 
 

@@ -50,7 +50,7 @@ def finetune(
         network = TitleClassifier(encoder, classes).to(next(encoder.parameters()).device)
         stage = _Tuning(network, train, validation, config, seed, precision)
         steps = config.steps or config.epochs * steps_of_epoch(len(train), config.batch_size)
-        plan = Plan(steps, min(config.epochs, steps), config.learning_rate, seed)
+        plan = Plan(steps, min(config.epochs, steps), seed)
         history = run_stage(stage, plan, folder, identity, on_step=on_step, on_round=on_round)
     return network, history
 
@@ -75,9 +75,12 @@ class _Tuning:
         self._labels = torch.from_numpy(train.labels)
         self._held_out = network.encoder.tokenizer(validation.pairs.titles)
         self._answers = validation.labels
+        rate = config.learning_rate
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            [p for p in network.parameters() if p.requires_grad],
-            lr=config.learning_rate,
+            [
+                {"params": list(network.encoder.parameters()), "peak": rate},
+                {"params": list(network.head.parameters()), "peak": rate * config.head_rate},
+            ],
             weight_decay=config.weight_decay,
             fused=True,
         )

@@ -24,11 +24,10 @@ Rows = NDArray[np.int64]
 
 class Plan(NamedTuple):
     """How long a stage is: `steps` in all, in `rounds` after each of which validation is looked
-    at; the learning rate at its peak; and the seed of all that is random in it."""
+    at; and the seed of all that is random in it."""
 
     steps: int
     rounds: int
-    rate: float
     seed: int
 
 
@@ -46,6 +45,7 @@ class Stage(Protocol):
 
     Attributes:
         module: All whose weights count: in the end those of the best round hold.
+        optimizer: Each of its groups has the peak of its learning rate as `peak`.
     """
 
     name: str
@@ -114,7 +114,7 @@ def _step(stage: Stage, plan: Plan, step: int) -> float:
     torch.manual_seed(int(np.random.SeedSequence([plan.seed, step]).generate_state(1)[0]))
     factor = rate_factor(step, plan.steps, WARM_UP, 0.0)
     for group in stage.optimizer.param_groups:
-        group["lr"] = plan.rate * factor
+        group["lr"] = group["peak"] * factor
     loss = stage.loss(step)
     value = float(loss.detach())
     if not math.isfinite(value):

@@ -49,7 +49,9 @@ def categories(
     from benchmarks.categories.study import (
         ARMS,
         FRACTIONS,
-        named,
+        RECIPES,
+        Tuning,
+        best,
         prepare,
         run_adaptation,
         run_tuning,
@@ -84,14 +86,16 @@ def categories(
             at_once,
             say,
         )
-        results = run_all(
-            partial(run_tuning, data=data, work=out),
-            [named(arm, percent) for percent in percents for arm in chosen],
-            seeds,
-            out / "results.jsonl",
-            at_once,
-            say,
-        )
+        run = partial(run_tuning, data=data, work=out)
+        file = out / "results.jsonl"
+        every = [
+            str(Tuning(arm, percent, recipe))
+            for percent in percents
+            for arm in chosen
+            for recipe in RECIPES
+        ]
+        tried = run_all(run, every, 1, file, at_once, say)
+        results = run_all(run, best(tried), seeds, file, at_once, say)
     write_report(results, adapted, own, out, shlex.join(["shoplens", *sys.argv[1:]]))
     typer.echo(f"{out / PAGE} and {PLOT} written")
 

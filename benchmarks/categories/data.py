@@ -55,6 +55,10 @@ class Data:
         places = [position(title, _OWN + seed) for title in self.train.pairs.titles]
         return self.train.take(np.flatnonzero(np.array(places) < percent / 100))
 
+    def checked(self, most: int) -> Examples:
+        """At most so many products of validation, drawn by a fixed seed."""
+        return self.validation.take(some_rows(len(self.validation), most))
+
 
 _OWN = 1000  # added to the seed of parts: other draws than those of the split
 
@@ -83,3 +87,9 @@ def head_of(counts: Sequence[int] | Ints) -> Bools:
     head = np.zeros(len(own), bool)
     head[order[before < HEAD * own.sum()]] = True
     return head
+
+
+def some_rows(count: int, most: int) -> Ints:
+    """At most `most` of so many rows, drawn by a fixed seed, in order."""
+    rows: Ints = np.sort(np.random.default_rng(0).permutation(count)[:most])
+    return rows

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.attributes.measures import Ints
 from benchmarks.categories.data import LABEL, Data
 from benchmarks.categories.measures import MEASURES, Figure, figures
-from benchmarks.categories.study import ARMS, FRACTIONS, LAYERS, parted
+from benchmarks.categories.study import ARMS, FRACTIONS, LAYERS, Tuning
 from benchmarks.pruning.runs import Result
 from benchmarks.retrieval.plots import new_plot, save
 from benchmarks.statistics import Interval
@@ -44,8 +44,9 @@ class Answers:
     def read(cls, results: Sequence[Result]) -> Answers:
         found: dict[tuple[str, int], dict[int, Ints]] = {}
         for result in results:
+            arm, percent, _ = Tuning.of(result["arm"])
             answers = np.array(result["predicted"], np.int64)
-            found.setdefault(parted(result["arm"]), {})[result["seed"]] = answers
+            found.setdefault((arm, percent), {})[result["seed"]] = answers
         return cls(found)
 
     @property

@@ -8,14 +8,16 @@ seed, and fine-tuned on each part of the labels.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.attributes.study import shown_small
-from benchmarks.categories.data import read_data
+from benchmarks.categories.data import read_data, some_rows
 from benchmarks.pruning.arms import train_arm
 from benchmarks.pruning.runs import Result
 from indexing.cleaning import clean, cleaned
@@ -42,12 +44,18 @@ ARMS = {
 FRACTIONS = (5, 10, 25, 50, 75, 100)  # percent of the titles to train on
 LAYERS = 2  # of MiniLM's six
 GALLERY = 1500  # products of validation among which titles look for their pictures
-CHECKED = 1000  # products of validation by which the best round is chosen
+CHECKED = 2000  # products of validation by which rounds and recipes are chosen
 PRECISION: Precision = "bf16"
-ADAPT = AdaptConfig(method="convirt", epochs=5, batch_size=128, learning_rate=2e-4)
-TUNE = TuneConfig(epochs=3, learning_rate=3e-4)
+ADAPT = AdaptConfig(method="convirt", epochs=3, batch_size=128, learning_rate=5e-4)
+SIMCSE = ADAPT.model_copy(update={"method": "simcse", "learning_rate": 5e-5})
+# Ways to fine-tune. An encoder that fits its titles wants to be changed little, and one that does
+# not wants to be changed: for each arm and part of the labels validation chooses, see `best`.
+RECIPES = {
+    "gentle": TuneConfig(epochs=2, learning_rate=3e-4, head_rate=10),
+    "firm": TuneConfig(epochs=2, learning_rate=1e-3, head_rate=1),
+}
 # Steps of fine-tuning on each part.
-STEPS = {5: 200, 10: 200, 25: 250, 50: 300, 75: 350, 100: 400}
+STEPS = {5: 200, 10: 200, 25: 250, 50: 300, 75: 300, 100: 350}
 # The model that cleans titles: a plain start, then MML-TP as calibrated.
 CLEANER = TrainConfig(
     epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=0.05, lock_image=True
@@ -79,21 +87,19 @@ def run_adaptation(arm: str, seed: int, share: float, data: Path, work: Path) ->
     """Adapts the start as an arm does, and keeps it in `work`; gives what was seen on the way.
     `share` is not used."""
     torch.set_num_threads(1)
-    read_ = read_data(data)
-    encoder, config = start_encoder(), ADAPT
+    own, encoder = read_data(data), start_encoder()
+    pairs = own.unlabelled
     if arm == "simcse":
-        config = ADAPT.model_copy(update={"method": "simcse"})
-        history = adapt(encoder, read_.unlabelled, None, config, seed=seed, precision=PRECISION)
+        history = adapt(encoder, pairs, None, SIMCSE, seed=seed, precision=PRECISION)
     else:
-        pairs = read_.unlabelled
         if arm == "convirt+mmltp":
             pairs = with_titles(pairs, json.loads((work / _CLEANED).read_text()))
         pictures = _pictures_encoder(work)
-        seen = Seen.of(
-            pairs, FrozenVectors(TrunkEncoder(pictures), pairs.pictures, work / _FEATURES)
+        vectors = FrozenVectors(TrunkEncoder(pictures), pairs.pictures, work / _FEATURES)
+        validation = _vectors(own.validation.pairs, pictures, work)
+        history = adapt(
+            encoder, Seen.of(pairs, vectors), validation, ADAPT, seed=seed, precision=PRECISION
         )
-        validation = _vectors(read_.validation.pairs, pictures, work)
-        history = adapt(encoder, seen, validation, config, seed=seed, precision=PRECISION)
     weights = {key: value.contiguous() for key, value in encoder.state_dict().items()}
     write_atomically(_adapted(work, arm, seed), lambda path: save_file(weights, path))
     rounds = [{"loss": done.loss, **done.measures} for done in history]
@@ -101,39 +107,63 @@ def run_adaptation(arm: str, seed: int, share: float, data: Path, work: Path) ->
 
 
 def run_tuning(name: str, seed: int, share: float, data: Path, work: Path) -> Result:
-    """Fine-tunes an arm on a part of the labels and asks it for the categories of the test
-    titles; `name` is an arm and a percentage, as `named` puts them together. `share` is not
-    used."""
+    """Fine-tunes an arm on a part of the labels by a recipe, and asks it for the categories of
+    the test titles. `share` is not used.
+
+    Args:
+        name: Of all three, see `Tuning`.
+    """
     torch.set_num_threads(1)
-    arm, percent = parted(name)
+    tuning = Tuning.of(name)
     own = read_data(data)
     encoder = start_encoder()
-    if arm != "origin":
-        encoder.load_state_dict(load_file(_adapted(work, arm, seed)))
-    config = TUNE.model_copy(update={"steps": STEPS[percent]})
-    part, checked = own.part(percent, seed), own.validation.take(range(CHECKED))
+    if tuning.arm != "origin":
+        encoder.load_state_dict(load_file(_adapted(work, tuning.arm, seed)))
+    config = RECIPES[tuning.recipe].model_copy(update={"steps": STEPS[tuning.percent]})
+    train = own.part(tuning.percent, seed)
     network, history = finetune(
-        encoder, part, checked, len(own.categories), config, seed=seed, precision=PRECISION
-    )
+        encoder, train, own.checked(CHECKED), len(own.categories), config, seed=seed,
+        precision=PRECISION,
+    )  # fmt: skip
     predicted = read(network, encoder.tokenizer(own.test.pairs.titles)).argmax(1)
     return {
         "arm": name,
         "seed": seed,
-        "products": len(part),
+        "products": len(train),
         "rounds": [{"loss": done.loss, **done.measures} for done in history],
+        "validation": max(done.measures["accuracy"] for done in history),
         "accuracy": float(np.mean(predicted.numpy() == own.test.labels)),
         "predicted": predicted.tolist(),
     }
 
 
-def named(arm: str, percent: int) -> str:
-    return f"{arm} {percent}%"
+class Tuning(NamedTuple):
+    """What a run fine-tunes, on what part of the labels, and by which recipe."""
+
+    arm: str
+    percent: int
+    recipe: str
+
+    @classmethod
+    def of(cls, name: str) -> Tuning:
+        """As `str` has put them together."""
+        arm, percent, recipe = name.split(" ")
+        return cls(arm, int(percent.removesuffix("%")), recipe)
+
+    def __str__(self) -> str:
+        return f"{self.arm} {self.percent}% {self.recipe}"
 
 
-def parted(name: str) -> tuple[str, int]:
-    """An arm and a percentage, as `named` has put them together."""
-    arm, percent = name.rsplit(" ", 1)
-    return arm, int(percent.removesuffix("%"))
+def best(results: Sequence[Result]) -> list[str]:
+    """Of each arm and percentage the name with the recipe that does best on validation, by the
+    first seed."""
+    found: dict[tuple[str, int], tuple[float, str]] = {}
+    for result in results:
+        if result["seed"] == 0:
+            arm, percent, _ = Tuning.of(result["arm"])
+            known = found.get((arm, percent), (-1.0, ""))
+            found[arm, percent] = max(known, (result["validation"], result["arm"]))
+    return [name for _, name in found.values()]
 
 
 def start_encoder() -> TitleEncoder:
@@ -148,7 +178,7 @@ def _pictures_encoder(work: Path) -> ClipEncoder:
 
 
 def _vectors(pairs: Pairs, encoder: ClipEncoder, work: Path) -> Seen:
-    some = pairs.take(range(min(GALLERY, len(pairs))))
+    some = pairs.take(some_rows(len(pairs), GALLERY))
     return Seen.of(some, FrozenVectors(TrunkEncoder(encoder), some.pictures, work / _FEATURES))
 
 

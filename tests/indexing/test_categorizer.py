@@ -212,7 +212,7 @@ def test_a_start_is_read_from_a_folder_of_transformers(model: Categorizer, tmp_p
     assert len(first.bert.encoder.layer) == 1
     for key, value in first.state_dict().items():
         assert torch.equal(value, encoder.state_dict()[key])
-    with pytest.raises(ModelError, match="--layers 3: .* has 1 to 2"):
+    with pytest.raises(ModelError, match=r"--layers 3: .* has 1 to 2"):
         open_start(start, layers=3)
     held = load_file(start / "model.safetensors")
     lost = next(key for key in held if "layer.1.attention.self.query.weight" in key)
@@ -220,7 +220,7 @@ def test_a_start_is_read_from_a_folder_of_transformers(model: Categorizer, tmp_p
     with pytest.raises(ModelError, match="lacks weights of its own model"):
         open_start(start)
     (start / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="it has no model.safetensors"):
+    with pytest.raises(ModelError, match=r"it has no model\.safetensors"):
         open_start(start)
 
 

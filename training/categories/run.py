@@ -6,24 +6,21 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress as Bars
-from rich.progress import TaskID
 
-from indexing.attributes.labels import Labels, read_labels, suggest, write_labels
+from indexing.attributes.labels import Labels, write_labels
 from indexing.attributes.vocabulary import TrainedOn
 from indexing.catalog.product import Product
 from indexing.cleaning import clean, cleaned
-from indexing.embed import Progress as Advance
 from indexing.errors import TrainingError
 from indexing.models.categorizer.categorizer import Categorizer
 from indexing.models.categorizer.network import TitleEncoder
 from indexing.models.cma_clip.classifier import LABELS
 from indexing.models.protocol import Encoder
-from training.attributes.data import raw_value, read_products
+from training.attributes.data import make_labels, read_products
 from training.categories.adapt import Seen, adapt
 from training.categories.calibrating import calibrated_categorizer
 from training.categories.card import categorizer_card
@@ -84,7 +81,7 @@ def run_categories(
     console = Console(stderr=True)
     claim(out)
     products = read_products(catalogs, [label], unlabelled=config.adapt is not None)
-    labels = _labels(products, label, table, least)
+    labels = make_labels(products, [label], table, least)
     write_labels(labels, out / LABELS)
     categories = labels.values(label)
     examples = make_examples(products, labels, label, categories)
@@ -104,7 +101,10 @@ def run_categories(
         console.print(round_line(done), soft_wrap=True)
 
     with training_bars(console) as bars:
-        shown = _Shown(bars)
+
+        def on_step(step: StepDone) -> None:
+            bars.move(step.stage, step.number, step.total, f"loss {step.loss:.3f}")
+
         if config.adapt is not None:
             sides = [_cleaned(side.pairs, sources.cleaner) for side in (train, validation)]
             seen: list[Seen] = []
@@ -115,7 +115,7 @@ def run_categories(
                     Seen.of(
                         pairs,
                         FrozenVectors(
-                            sources.pictures, pairs.pictures, last / _FEATURES, shown.bar(name)
+                            sources.pictures, pairs.pictures, last / _FEATURES, bars.pictures(name)
                         ),
                     )
                     for pairs, name in zip(sides, ("train", "validate"), strict=True)
@@ -129,7 +129,7 @@ def run_categories(
                 precision=config.precision,
                 folder=last,
                 identity=identity,
-                on_step=shown.on_step,
+                on_step=on_step,
                 on_round=on_round,
             )
         network, tuned = finetune(
@@ -142,7 +142,7 @@ def run_categories(
             precision=config.precision,
             folder=last,
             identity=identity,
-            on_step=shown.on_step,
+            on_step=on_step,
             on_round=on_round,
         )
     made = calibrated_categorizer(
@@ -165,18 +165,6 @@ def round_line(done: Round) -> str:
     """What a user wants to see of a round."""
     measured = "  ".join(f"{name} {value:.3f}" for name, value in done.measures.items())
     return f"{done.stage:11s} {done.number + 1:3d}  loss {done.loss:.4f}  {measured}".rstrip()
-
-
-def _labels(products: Sequence[Product], label: str, table: Path | None, least: int) -> Labels:
-    if table is None:
-        return suggest({label: [raw_value(product, label) for product in products]}, least=least)
-    labels = read_labels(table)
-    if len(labels.values(label)) < 2:
-        raise TrainingError(
-            f"{table} has fewer than two values of {label!r}: leave --labels out to have a table "
-            "made, and edit that"
-        )
-    return labels
 
 
 def _cleaned(pairs: Pairs, cleaner: TrainedEncoder | None) -> Pairs:
@@ -208,27 +196,3 @@ def _identity(
             digest.update(line.encode("utf-8", "surrogatepass"))
         digest.update(side.labels.tobytes())
     return digest.hexdigest()
-
-
-@dataclass
-class _Shown:
-    """The bars of a run."""
-
-    bars: Bars
-    tasks: dict[str, TaskID] = field(default_factory=dict)
-
-    def bar(self, name: str) -> Advance:
-        """A new bar; gives what moves it."""
-        task = self.bars.add_task(f"pictures to {name} on", total=None, rate="")
-
-        def advance(done: int, of: int) -> None:
-            self.bars.update(task, completed=done, total=of)
-
-        return advance
-
-    def on_step(self, step: StepDone) -> None:
-        """Moves the bar of the stage."""
-        if step.stage not in self.tasks:
-            self.tasks[step.stage] = self.bars.add_task(step.stage, total=step.total, rate="")
-        task = self.tasks[step.stage]
-        self.bars.update(task, completed=step.number, rate=f"loss {step.loss:.3f}")

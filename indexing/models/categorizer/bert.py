@@ -40,7 +40,9 @@ def open_start(folder: Path, layers: int | None = None) -> TitleEncoder:
     transformers = _transformers()
     own = {} if layers is None else {"num_hidden_layers": layers}
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         depth = config.num_hidden_layers
         if layers is not None and not 1 <= layers <= depth:
             raise ModelError(f"--layers {layers}: {folder} has 1 to {depth}")

@@ -61,7 +61,10 @@ def categories(
     ] = None,
     ssl_epochs: Annotated[int, typer.Option(help="Epochs of the adaptation.")] = 10,
     ssl_batch_size: Annotated[int, typer.Option()] = 128,
-    ssl_learning_rate: Annotated[float, typer.Option(help="Peak; warm-up, then cosine.")] = 1e-4,
+    ssl_learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak; warm-up, then cosine.", show_default="5e-4; simcse: 5e-5"),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Of the adaptation's loss.")] = 0.1,
     alpha: Annotated[
         float, typer.Option(help="Weight of title to picture against picture to title.")
@@ -117,30 +120,31 @@ def categories(
     from indexing.errors import TrainingError
     from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder
-    from training.categories.config import CategoriesConfig
+    from training.categories.config import RATES, CategoriesConfig
     from training.categories.run import Sources, run_categories
 
-    if ssl not in ("none", "simcse", "convirt"):
+    if ssl != "none" and ssl not in RATES:
         raise TrainingError(f"--ssl {ssl}: choose none, simcse or convirt")
     if clean is not None and ssl == "none":
         raise TrainingError("--clean is for the adaptation: give --ssl simcse or convirt")
-    adapt = {
-        **{"ssl_epochs": ssl_epochs, "ssl_batch_size": ssl_batch_size},
-        "ssl_learning_rate": ssl_learning_rate,
-    }
+    adapt: dict[str, object] = (
+        {}
+        if ssl == "none"
+        else {
+            "method": ssl,
+            "epochs": ssl_epochs,
+            "batch_size": ssl_batch_size,
+            "learning_rate": RATES[ssl] if ssl_learning_rate is None else ssl_learning_rate,
+            "temperature": temperature,
+            "alpha": alpha,
+            "include_positive": include_positive,
+            "neg_view": neg_view,
+        }
+    )
     try:
         config = CategoriesConfig.model_validate(
             {
-                "adapt": None
-                if ssl == "none"
-                else {
-                    "method": ssl,
-                    **{key.removeprefix("ssl_"): value for key, value in adapt.items()},
-                    "temperature": temperature,
-                    "alpha": alpha,
-                    "include_positive": include_positive,
-                    "neg_view": neg_view,
-                },
+                "adapt": adapt or None,
                 "tune": {
                     "epochs": epochs,
                     "batch_size": batch_size,
@@ -153,7 +157,11 @@ def categories(
             }
         )
     except ValidationError as error:
-        raise TrainingError(bad_option(error)) from error
+        within, *_, name = map(str, error.errors()[0]["loc"])
+        said = bad_option(error)
+        if within == "adapt" and name in ("epochs", "batch_size", "learning_rate"):
+            said = "--ssl-" + said.removeprefix("--")
+        raise TrainingError(said) from error
     keep_freed_memory()
     with resumable():
         sources = Sources(

@@ -26,7 +26,7 @@ from indexing.models.categorizer.bert import open_start
 from indexing.models.categorizer.network import TitleEncoder
 from indexing.models.clip import ClipEncoder, load_folder
 from training.categories.adapt import Seen, adapt
-from training.categories.config import AdaptConfig, TuneConfig
+from training.categories.config import RATES, AdaptConfig, TuneConfig
 from training.categories.data import with_titles
 from training.categories.finetune import finetune, read
 from training.clip import train_clip
@@ -46,8 +46,8 @@ LAYERS = 2  # of MiniLM's six
 GALLERY = 1500  # products of validation among which titles look for their pictures
 CHECKED = 2000  # products of validation by which rounds and recipes are chosen
 PRECISION: Precision = "bf16"
-ADAPT = AdaptConfig(method="convirt", epochs=3, batch_size=128, learning_rate=5e-4)
-SIMCSE = ADAPT.model_copy(update={"method": "simcse", "learning_rate": 5e-5})
+ADAPT = AdaptConfig(method="convirt", epochs=3, batch_size=128, learning_rate=RATES["convirt"])
+SIMCSE = ADAPT.model_copy(update={"method": "simcse", "learning_rate": RATES["simcse"]})
 # Ways to fine-tune. An encoder that fits its titles wants to be changed little, and one that does
 # not wants to be changed: for each arm and part of the labels validation chooses, see `best`.
 RECIPES = {

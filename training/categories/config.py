@@ -10,12 +10,14 @@ from training.config import Precision
 from training.losses.convirt import ALPHA
 from training.losses.simcse import NegView
 
+RATES = {"simcse": 5e-5, "convirt": 5e-4}  # that did well on validation titles of fashion
+
 
 class AdaptConfig(BaseModel):
     """How the title encoder is adapted without labels.
 
-    Chen & Chou: 50 epochs of batches of 32 on each of 4 GPUs, at a rate of 1e-5, into 768
-    dimensions, which wants their millions of steps.
+    Chen & Chou train BERT-base for 50 epochs on 4 GPUs, in batches of 32, at a rate of 1e-5 and
+    into 768 dimensions. Smaller encoders and fewer epochs want higher rates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,7 +25,7 @@ class AdaptConfig(BaseModel):
     method: Literal["simcse", "convirt"]
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=128, ge=2)
-    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)  # the peak
+    learning_rate: float = Field(gt=0, allow_inf_nan=False)  # the peak, such as RATES
     weight_decay: float = Field(default=1e-8, ge=0, allow_inf_nan=False)
     dim: int = Field(default=256, ge=1)  # of the space that is thrown away afterwards
     temperature: float = Field(default=0.1, gt=0, allow_inf_nan=False)
@@ -43,8 +45,8 @@ class TuneConfig(BaseModel):
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=5e-5, gt=0, allow_inf_nan=False)  # the peak
-    # The classifier learns so many times faster: it is new, and the encoder is not. 1: the
-    # paper's. With few labels it would lead the encoder away from what it has been adapted to.
+    # How many times faster the classifier learns, which is new. At one rate for both, as in the
+    # paper, an encoder with few labels forgets what it has been adapted to.
     head_rate: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-8, ge=0, allow_inf_nan=False)
 

@@ -311,7 +311,7 @@ def test_titles_are_cleaned_for_the_adaptation_alone(
 
     monkeypatch.setattr("training.categories.run.adapt", adapting)
     monkeypatch.setattr("training.categories.run.finetune", tuning)
-    config = CategoriesConfig(adapt=AdaptConfig(method="simcse"), tune=TUNE)
+    config = CategoriesConfig(adapt=AdaptConfig(method="simcse", learning_rate=1e-4), tune=TUNE)
 
     def start(shown: object, folder: Path) -> TitleEncoder:
         return new_encoder(titles, SIZE, folder / "tokenizer.json", seed=0)
@@ -335,6 +335,8 @@ def test_titles_are_cleaned_for_the_adaptation_alone(
         ("--layers 2", "--layers is for the folder of a model"),
         ("--from nowhere", "is no text encoder"),
         ("--epochs 0", "--epochs 0"),
+        ("--ssl-epochs 0", "--ssl-epochs 0"),
+        ("--ssl-learning-rate 0", "--ssl-learning-rate 0"),
         ("--alpha 2", "--alpha 2"),
         ("--neg-view third", "--neg-view third"),
         ("--least 1000", "lower --least"),

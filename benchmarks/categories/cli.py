@@ -76,7 +76,7 @@ def categories(
     with resumable():
         own = read_data(data)
         with console.status("what the arms share: pictures, and what cleans titles"):
-            prepare(data, out)
+            prepare(chosen, data, out)
         at_once = workers or usable_cores()
         adapted = run_all(
             partial(run_adaptation, data=data, work=out),

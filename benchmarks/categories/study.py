@@ -8,7 +8,7 @@ seed, and fine-tuned on each part of the labels.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,7 @@ ARMS = {
     "convirt": "adapted to titles beside pictures by ConVIRT",
     "convirt+mmltp": "the same, on titles that MML-TP has cleaned",
 }
+CLEANED = "convirt+mmltp"
 FRACTIONS = (5, 10, 25, 50, 75, 100)  # percent of the titles to train on
 LAYERS = 2  # of MiniLM's six
 GALLERY = 1500  # products of validation among which titles look for their pictures
@@ -56,31 +57,46 @@ RECIPES = {
 }
 # Steps of fine-tuning on each part.
 STEPS = {5: 200, 10: 200, 25: 250, 50: 300, 75: 300, 100: 350}
-# The model that cleans titles: a plain start, then MML-TP as calibrated.
-CLEANER = TrainConfig(
-    epochs=3, batch_size=512, learning_rate=1e-3, weight_decay=0.05, lock_image=True
+# The model that cleans titles: a plain start, then MML-TP as calibrated, on this many titles.
+CLEANER_TITLES = 6000
+CLEANER_START = TrainConfig(
+    epochs=4, batch_size=512, learning_rate=1e-3, weight_decay=0.05, lock_image=True
 )
-MASK_STEPS = 120
-_SEED, _CLEANER, _FEATURES, _CLEANED = "seed", "cleaner", "features", "cleaned.json"
+CLEANER = CLEANER_START.model_copy(update={"epochs": 2, "learning_rate": 5e-4})
+MASK_STEPS = 60
+_SEED, _FEATURES, _TITLES = "seed", "features", "cleaned.json"
 
 
-def prepare(data: Path, work: Path) -> None:
-    """Writes to `work` what arms share: the vectors of all pictures, and the cleaned titles."""
-    pairs = read_data(data).unlabelled
-    encoder = _pictures_encoder(work)
-    images = LockedImages(encoder, pairs.pictures, work / _FEATURES)
-    _vectors(read_data(data).validation.pairs, encoder, work)
-    if (work / _CLEANED).exists():
+def prepare(arms: Iterable[str], data: Path, work: Path) -> None:
+    """Writes to `work` what these arms share: the vectors of pictures, and cleaned titles."""
+    if not {"convirt", CLEANED} & set(arms):
         return
-    torch.manual_seed(0)
-    start_projection(last_projection(encoder.model.visual), images.features[:8000])
-    images = LockedImages(encoder, pairs.pictures, work / _FEATURES)
-    train_clip(encoder, pairs, images, None, None, None, CLEANER)
-    slower = CLEANER.model_copy(update={"learning_rate": CLEANER.learning_rate / 2})
-    train_arm("calibrated", encoder, pairs, images, slower, mask_steps=MASK_STEPS)
-    encoder.save(work / _CLEANER, card="# What cleans titles in `shoplens bench categories`\n")
-    titles = [cleaned(words) for words in clean(encoder, pairs.titles)]
-    replace_bytes(work / _CLEANED, json.dumps(titles).encode())
+    own, encoder = read_data(data), _pictures_encoder(work)
+    FrozenVectors(TrunkEncoder(encoder), own.unlabelled.pictures, work / _FEATURES)
+    _vectors(own.validation.pairs, encoder, work)
+    if CLEANED in arms and _cleaned_titles(own.unlabelled, work) is None:
+        titles = _clean(own.unlabelled, encoder, work)
+        replace_bytes(work / _TITLES, json.dumps(titles).encode())
+
+
+def _clean(pairs: Pairs, encoder: ClipEncoder, work: Path) -> list[str]:
+    """Titles as a model cleans them that has learned from some of them, and their pictures."""
+    _, first = np.unique(pairs.keys, return_index=True)
+    some = pairs.take(first[some_rows(len(first), CLEANER_TITLES)])
+    features = FrozenVectors(TrunkEncoder(encoder), some.pictures, work / _FEATURES).features
+    start_projection(last_projection(encoder.model.visual), features)
+    images = LockedImages(encoder, some.pictures, work / _FEATURES)
+    train_clip(encoder, some, images, None, None, None, CLEANER_START)
+    train_arm("calibrated", encoder, some, images, CLEANER, mask_steps=MASK_STEPS)
+    return [cleaned(words) for words in clean(encoder, pairs.titles)]
+
+
+def _cleaned_titles(pairs: Pairs, work: Path) -> list[str] | None:
+    """Those of an earlier call; None where there are none for these pairs."""
+    if not (work / _TITLES).exists():
+        return None
+    titles: list[str] = json.loads((work / _TITLES).read_text())
+    return titles if len(titles) == len(pairs) else None
 
 
 def run_adaptation(arm: str, seed: int, share: float, data: Path, work: Path) -> Result:
@@ -92,8 +108,8 @@ def run_adaptation(arm: str, seed: int, share: float, data: Path, work: Path) ->
     if arm == "simcse":
         history = adapt(encoder, pairs, None, SIMCSE, seed=seed, precision=PRECISION)
     else:
-        if arm == "convirt+mmltp":
-            pairs = with_titles(pairs, json.loads((work / _CLEANED).read_text()))
+        if arm == CLEANED:
+            pairs = with_titles(pairs, _cleaned_titles(pairs, work) or [])
         pictures = _pictures_encoder(work)
         vectors = FrozenVectors(TrunkEncoder(pictures), pairs.pictures, work / _FEATURES)
         validation = _vectors(own.validation.pairs, pictures, work)

@@ -19,7 +19,7 @@ from benchmarks.categories import study
 from benchmarks.categories.data import ENDS, LABEL, Data, head_of, read_data
 from benchmarks.categories.measures import MEASURES, figures, measured
 from benchmarks.categories.report import FIGURES, PAGE, PLOT, Answers, write_report
-from benchmarks.categories.study import FRACTIONS, RECIPES, Tuning, best
+from benchmarks.categories.study import ARMS, FRACTIONS, RECIPES, Tuning, best
 from benchmarks.pruning.paired import t_interval
 from indexing.catalog.product import ProductImage
 from indexing.errors import BenchmarkError
@@ -197,15 +197,18 @@ def test_the_page_says_what_is_gained(tmp_path: Path) -> None:
     write_report(tunings, adaptations, data, tmp_path, "shoplens bench categories")
     page = (tmp_path / PAGE).read_text()
     told = json.loads((tmp_path / FIGURES).read_text())
-    ours = Answers.read(tunings).gains("convirt", 5, data)
+    ours = Answers.read(tunings).gains("convirt", "origin", 5, data)
     assert ours is not None
     gain = ours["accuracy"].titles
     assert gain.low > 0
-    assert f"| 5% | convirt | {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" in page
-    assert told["gains"]["convirt 5%"]["accuracy"]["titles"]["mean"] == pytest.approx(gain.mean)
+    name = "convirt \N{MINUS SIGN} origin"
+    assert f"| 5% | {name} | {gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]" in page
+    found = told["gains"][f"{name} 5%"]["accuracy"]["titles"]["mean"]
+    assert found == pytest.approx(gain.mean)
     assert "| Beauty, printed | 5% | 0.526 | 0.525 (-0.001) | 0.599 (+0.073) |" in page
     assert "| convirt | 0 | 2.000 | 0.100 | 0.200 |" in page
     assert "| fashion, here | 5% |" in page
+    assert "| 100% | simcse (firm) | 2 |" in page
     with Image.open(tmp_path / PLOT) as plot:
         assert plot.width > 500
 
@@ -225,8 +228,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shop: Path) -> Path:
     quick = {"epochs": 2, "batch_size": 16}
     monkeypatch.setattr(study, "ADAPT", study.ADAPT.model_copy(update=quick))
     monkeypatch.setattr(study, "SIMCSE", study.SIMCSE.model_copy(update=quick))
-    cleaner = study.CLEANER.model_copy(update={"epochs": 1, "batch_size": 32})
-    monkeypatch.setattr(study, "CLEANER", cleaner)
+    for name in ("CLEANER_START", "CLEANER"):
+        quick = {"epochs": 1, "batch_size": 32}
+        monkeypatch.setattr(study, name, getattr(study, name).model_copy(update=quick))
     monkeypatch.setattr(study, "MASK_STEPS", 4)
     monkeypatch.setattr(study, "STEPS", dict.fromkeys(FRACTIONS, 40))
     tune = TuneConfig(epochs=2, batch_size=16, learning_rate=3e-3)
@@ -236,10 +240,10 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shop: Path) -> Path:
 
 
 def test_the_study_in_small(small: Path, shop: Path) -> None:
-    study.prepare(shop, small)
+    study.prepare(ARMS, shop, small)
     written = (small / "cleaned.json").read_bytes()
     assert len(json.loads(written)) == len(read_data(shop).unlabelled)
-    study.prepare(shop, small)  # does nothing that is done
+    study.prepare(ARMS, shop, small)  # does nothing that is done
     assert (small / "cleaned.json").read_bytes() == written
     for arm in ("simcse", "convirt", "convirt+mmltp"):
         adapted = study.run_adaptation(arm, 1, 1.0, shop, small)

@@ -21,6 +21,7 @@ import typer
 import benchmarks.ann_cli
 import benchmarks.attributes.cli
 import benchmarks.attributes.rerank_cli
+import benchmarks.categories.cli
 import benchmarks.cli
 import benchmarks.esci.cli
 import benchmarks.losses.cli
@@ -29,6 +30,7 @@ import benchmarks.pruning.cli
 import benchmarks.speed_cli
 import benchmarks.upgrade_cli
 import indexing.attributes_cli
+import indexing.categorizing_cli
 import indexing.changing_cli
 import indexing.cleaning_cli
 import indexing.cli
@@ -40,6 +42,7 @@ import search.explain_cli
 import search.serve_cli
 import training.albef_cli
 import training.attributes_cli
+import training.categories_cli
 import training.cli
 from indexing.errors import ShoplensError
 from indexing.messages import reason
@@ -135,6 +138,7 @@ bench = typer.Typer(
 )
 
 app.command()(indexing.reading_cli.attributes)
+app.command()(indexing.categorizing_cli.categorize)
 app.command()(indexing.cleaning_cli.clean)
 app.command()(indexing.changing_cli.compact)
 app.command()(indexing.convert_cli.convert)
@@ -154,11 +158,13 @@ app.command()(benchmarks.upgrade_cli.upgrade)
 app.add_typer(train, name="train")
 train.command()(training.albef_cli.albef)
 train.command()(training.attributes_cli.attributes)
+train.command()(training.categories_cli.categories)
 train.command()(training.cli.clip)
 app.add_typer(bench, name="bench")
 bench.command()(benchmarks.ann_cli.ann)
 bench.command()(benchmarks.ann_cli.filters)
 bench.command()(benchmarks.attributes.cli.attributes)
+bench.command()(benchmarks.categories.cli.categories)
 bench.command()(benchmarks.esci.cli.esci_split)
 bench.command()(benchmarks.losses.cli.losses)
 bench.command()(benchmarks.pruning.cli.pruning)

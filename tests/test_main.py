@@ -56,9 +56,17 @@ def test_an_unforeseen_error_is_one_line_too(
 @pytest.mark.parametrize(
     "command",
     [
-        *([], ["clean"], ["convert"], ["demo"], ["doctor"], ["explain"], ["index"]),
-        *(["info"], ["search"], ["serve"], ["train"], ["train", "albef"], ["train", "clip"]),
-        *(["bench"], ["bench", "ann"], ["bench", "esci-split"]),
+        *([], ["categorize"], ["clean"], ["convert"], ["demo"], ["doctor"], ["explain"], ["index"]),
+        *(
+            ["info"],
+            ["search"],
+            ["serve"],
+            ["train"],
+            ["train", "albef"],
+            ["train", "categories"],
+            ["train", "clip"],
+        ),
+        *(["bench"], ["bench", "ann"], ["bench", "categories"], ["bench", "esci-split"]),
         *(["bench", "pruning"], ["bench", "recall"], ["bench", "score"], ["bench", "speed"]),
     ],
 )

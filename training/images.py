@@ -23,6 +23,7 @@ from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import ImageError, TrainingError
 from indexing.images import read_image
 from indexing.models.clip import ClipEncoder
+from indexing.models.protocol import Encoder
 from training.encoders import TrainedEncoder
 
 Rows = NDArray[np.int64]
@@ -43,12 +44,50 @@ class ImageSide(Protocol):
         """Unit vectors [n, dim] of what the tower made of these pictures before training."""
 
 
-class LockedImages:
-    """The picture tower stays as it is, all but its last projection.
+class FrozenVectors:
+    """What an encoder that does not change makes of pictures.
 
-    Each picture then goes through the tower once, not once an epoch; what comes out is kept
-    on disk under `folder`, so that a stopped run does not start over. Pictures are seen
-    without augmentation.
+    Each picture goes through it once, not once an epoch; what comes out is kept on disk under
+    `folder`, so that a stopped run does not start over. Pictures are seen without augmentation.
+
+    Attributes:
+        usable: bool [n], which pictures can be read.
+        features: float32 [m, dim], of those.
+
+    Raises:
+        TrainingError: No picture can be read.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        pictures: Sequence[ProductImage],
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        cache = VectorCache(folder / encoder.fingerprint[:16], encoder.dim)
+        embedded = embed_pictures(pictures, len(pictures), encoder, cache, progress=progress)
+        report_left_out(embedded.failures, pictures)
+        self.usable = np.array([key is not None for key in embedded.keys], bool)
+        if not self.usable.any():
+            raise TrainingError("nothing to train on: none of the pictures can be read")
+        self._places = np.cumsum(self.usable) - 1
+        self.features = torch.from_numpy(
+            cache.gather([key for key in embedded.keys if key is not None])
+        )
+
+    def of(self, rows: Rows) -> Tensor:
+        """The vectors of usable pictures by their numbers, float32 [m, dim]."""
+        return self.features[self._places[rows]]
+
+    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
+        for batch in batches:
+            rows = batch[self.usable[batch]]
+            yield rows, self.of(rows)
+
+
+class LockedImages(FrozenVectors):
+    """The picture tower stays as it is, all but its last projection; see `FrozenVectors`.
 
     Raises:
         TrainingError: The tower has no last projection that can be told apart, or no
@@ -65,22 +104,7 @@ class LockedImages:
         self._visual = encoder.model.visual
         self._device = encoder.device
         self._before = copy.deepcopy(last_projection(self._visual)).requires_grad_(False)
-        trunk = TrunkEncoder(encoder)
-        cache = VectorCache(folder / trunk.fingerprint[:16], trunk.dim)
-        embedded = embed_pictures(pictures, len(pictures), trunk, cache, progress=progress)
-        report_left_out(embedded.failures, pictures)
-        self.usable = np.array([key is not None for key in embedded.keys])
-        if not self.usable.any():
-            raise TrainingError("nothing to train on: none of the pictures can be read")
-        self._places = np.cumsum(self.usable) - 1
-        self.features = torch.from_numpy(
-            cache.gather([key for key in embedded.keys if key is not None])
-        )
-
-    def batches(self, batches: Sequence[Rows], epoch: int) -> Iterator[tuple[Rows, Tensor]]:
-        for batch in batches:
-            rows = batch[self.usable[batch]]
-            yield rows, self.features[self._places[rows]]
+        super().__init__(TrunkEncoder(encoder), pictures, folder, progress)
 
     def embed(self, images: Tensor) -> Tensor:
         embeddings: Tensor = last_projection(self._visual)(images.to(self._device))

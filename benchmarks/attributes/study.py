@@ -212,9 +212,14 @@ def small_builtin() -> ClipEncoder:
     made = load_encoder("builtin", device="cpu")
     if not isinstance(made, ClipEncoder):
         raise TypeError("builtin is a CLIP model")
+    return shown_small(made)
+
+
+def shown_small(made: ClipEncoder) -> ClipEncoder:
+    """A model, on the CPU, shown pictures of SIDE pixels."""
     config = {**made.config, "preprocess_cfg": {**made.config["preprocess_cfg"], "size": SIDE}}
     return ClipEncoder(
-        "builtin", made.model, made.tokenizer, config, device="cpu",
+        made.name, made.model, made.tokenizer, config, device="cpu",
         tokenizer_file=made.tokenizer_file,
     )  # fmt: skip
 

@@ -105,15 +105,16 @@ def embed_tokens(model: Any, ids: Tensor) -> Tensor:
     return projected(tower, by_length(ends, run))
 
 
-def by_length(ends: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+def by_length(ends: Tensor, run: Callable[[Tensor], Tensor], *, group: int = _GROUP) -> Tensor:
     """What `run` makes of texts, taken in groups of like length; in the texts' own order.
 
     Args:
         ends: int64 [n], at least one: place of each text's last token.
         run: The numbers of some texts, int64 [m], to their [m, ...].
+        group: Texts at a time.
     """
     order = torch.argsort(ends)
-    groups = order.split(_GROUP)  # type: ignore[no-untyped-call]
+    groups = order.split(group)  # type: ignore[no-untyped-call]
     return torch.cat([run(part) for part in groups])[torch.argsort(order)]
 
 

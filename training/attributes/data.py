@@ -6,11 +6,12 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.attributes.labels import Labels
+from indexing.attributes.labels import Labels, read_labels, suggest
 from indexing.attributes.words import Words
 from indexing.catalog.product import Product, ProductImage
 from indexing.errors import TrainingError
@@ -55,9 +56,12 @@ class Examples:
 
 
 def read_products(
-    catalogs: Iterable[Iterable[Product]], attributes: Sequence[str]
+    catalogs: Iterable[Iterable[Product]], attributes: Sequence[str], *, unlabelled: bool = False
 ) -> list[Product]:
     """The products that have one of the attributes.
+
+    Args:
+        unlabelled: Also those that have none.
 
     Raises:
         TrainingError: There is no product, or none has one of them; names those that there are.
@@ -70,7 +74,7 @@ def read_products(
             seen += 1
             known.update(name for name in product.attributes if raw_value(product, name))
             known.update(name for name in _FIELDS if raw_value(product, name))
-            if any(raw_value(product, name) for name in attributes):
+            if unlabelled or any(raw_value(product, name) for name in attributes):
                 found.append(product)
     if not seen:
         raise TrainingError(
@@ -89,6 +93,28 @@ def raw_value(product: Product, name: str) -> str:
     """What the merchant says of an attribute; blank where nothing."""
     own = product.attributes.get(name)
     return own or (str(getattr(product, name)) if name in _FIELDS else "")
+
+
+def make_labels(
+    products: Sequence[Product], attributes: Sequence[str], table: Path | None, least: int
+) -> Labels:
+    """The table that people have edited; where there is none, one in which values of fewer than
+    `least` products become OTHER.
+
+    Raises:
+        TrainingError: As `read_labels` and `suggest`, or an attribute has fewer than two values.
+    """
+    if table is None:
+        raw = {name: [raw_value(product, name) for product in products] for name in attributes}
+        return suggest(raw, least=least)
+    labels = read_labels(table)
+    for name in attributes:
+        if len(labels.values(name)) < 2:
+            raise TrainingError(
+                f"{table} has fewer than two values of {name!r}: leave --labels out to have a "
+                "table made, and edit that"
+            )
+    return labels
 
 
 def make_examples(

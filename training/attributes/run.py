@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import TaskID
 
-from indexing.attributes.labels import Labels, read_labels, suggest, write_labels
+from indexing.attributes.labels import Labels, write_labels
 from indexing.attributes.vocabulary import Attribute, Calibration, TrainedOn
 from indexing.catalog.product import Product
-from indexing.embed import Progress as Advance
 from indexing.errors import TrainingError
 from indexing.match_record import MODES, Mode
 from indexing.models.clip import ClipEncoder
@@ -29,12 +26,12 @@ from training.attributes.data import (
     UNKNOWN,
     Examples,
     make_examples,
-    raw_value,
+    make_labels,
     read_products,
     split_examples,
 )
 from training.attributes.stage import Side, StageRun, class_weights
-from training.attributes.train import StepDone, train_attributes
+from training.attributes.train import train_attributes
 from training.run import claim, training_bars
 
 _LAST = "last"
@@ -64,7 +61,7 @@ def run_attributes(
     console = Console(stderr=True)
     claim(out)
     products = read_products(catalogs, attributes)
-    labels = _labels(products, attributes, table, least)
+    labels = make_labels(products, attributes, table, least)
     write_labels(labels, out / LABELS)
     named = [(name, labels.values(name)) for name in attributes]
     train, validation = split_examples(
@@ -79,7 +76,7 @@ def run_attributes(
     except ValueError as error:
         raise TrainingError(f"{error}: give other --heads") from error
     identity = _identity(encoder, labels, train, validation)
-    with _Shown(console) as shown:
+    with training_bars(console) as bars:
         history = train_attributes(
             encoder,
             network,
@@ -88,8 +85,10 @@ def run_attributes(
             out / _LAST,
             config,
             identity,
-            on_pictures=shown.pictures,
-            on_step=shown.on_step,
+            on_pictures=bars.pictures,
+            on_step=lambda step: bars.move(
+                "steps", step.number, step.total, f"loss {step.loss:.3f}"
+            ),
             on_epoch=lambda epoch: console.print(epoch_line(epoch, attributes), soft_wrap=True),
         )
         classifier = calibrated_classifier(
@@ -156,22 +155,6 @@ def epoch_line(epoch: StageEpoch, attributes: Sequence[str]) -> str:
     return f"{epoch.stage:10s} {epoch.number + 1:3d}  loss {epoch.loss:.4f}  accuracy {accuracies}"
 
 
-def _labels(
-    products: Sequence[Product], attributes: Sequence[str], table: Path | None, least: int
-) -> Labels:
-    if table is None:
-        raw = {name: [raw_value(product, name) for product in products] for name in attributes}
-        return suggest(raw, least=least)
-    labels = read_labels(table)
-    for name in attributes:
-        if len(labels.values(name)) < 2:
-            raise TrainingError(
-                f"{table} has fewer than two values of {name!r}: leave --labels out to have a "
-                "table made, and edit that"
-            )
-    return labels
-
-
 def _prior(train: Examples, place: int, classes: int) -> tuple[float, ...]:
     """Shares of the classes in training, one product added to each so that none has 0."""
     known = train.labels[:, place]
@@ -188,34 +171,3 @@ def _identity(encoder: ClipEncoder, labels: Labels, *sides: Examples) -> str:
             digest.update(line.encode("utf-8", "surrogatepass"))
         digest.update(side.labels.tobytes())
     return digest.hexdigest()
-
-
-@dataclass
-class _Shown:
-    """The bars of a run."""
-
-    console: Console
-
-    def __enter__(self) -> _Shown:
-        self._bars = training_bars(self.console)
-        self._bars.start()
-        self._steps: TaskID | None = None
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bars.stop()
-
-    def pictures(self, name: str) -> Advance:
-        """A new bar; gives what moves it."""
-        task = self._bars.add_task(f"pictures to {name} on", total=None, rate="")
-
-        def advance(done: int, of: int) -> None:
-            self._bars.update(task, completed=done, total=of)
-
-        return advance
-
-    def on_step(self, step: StepDone) -> None:
-        """Moves the bar of the steps."""
-        if self._steps is None:
-            self._steps = self._bars.add_task("steps", total=step.total, rate="")
-        self._bars.update(self._steps, completed=step.number, rate=f"loss {step.loss:.3f}")

@@ -1,0 +1,1 @@
+"""Categorisers measured: what adaptation without labels adds where labels are few."""

@@ -1,0 +1,1 @@
+"""Training of categorisers: titles adapted without labels, then fine-tuned with them."""

@@ -28,7 +28,7 @@ from indexing.models.clip import ClipEncoder, load_folder
 from training.categories.adapt import Seen, adapt
 from training.categories.config import RATES, AdaptConfig, TuneConfig
 from training.categories.data import with_titles
-from training.categories.finetune import finetune, read
+from training.categories.finetune import finetune
 from training.clip import train_clip
 from training.config import Precision, TrainConfig
 from training.data import Pairs
@@ -141,7 +141,7 @@ def run_tuning(name: str, seed: int, share: float, data: Path, work: Path) -> Re
         encoder, train, own.checked(CHECKED), len(own.categories), config, seed=seed,
         precision=PRECISION,
     )  # fmt: skip
-    predicted = read(network, encoder.tokenizer(own.test.pairs.titles)).argmax(1)
+    predicted = network.read(encoder.tokenizer(own.test.pairs.titles)).argmax(1)
     return {
         "arm": name,
         "seed": seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from indexing.attributes.vocabulary import OTHER, TrainedOn
-from indexing.errors import ModelError, ShoplensError
+from indexing.errors import MissingDependencyError, ModelError, ShoplensError
 from indexing.models.categorizer import load_categorizer
 from indexing.models.categorizer.bert import open_start
 from indexing.models.categorizer.categorizer import Categorizer, CategorizerConfig
@@ -222,6 +223,12 @@ def test_a_start_is_read_from_a_folder_of_transformers(model: Categorizer, tmp_p
     (start / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"it has no model\.safetensors"):
         open_start(start)
+
+
+def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingDependencyError, match=r"shoplens\[categories\]"):
+        load_categorizer(folder, device="cpu")
 
 
 def run(*arguments: object) -> Result:

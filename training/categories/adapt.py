@@ -16,7 +16,7 @@ from training.categories.checkpoint import Round
 from training.categories.config import AdaptConfig
 from training.categories.stage import Plan, StepDone, batch, run_stage, steps_of_epoch
 from training.config import Precision
-from training.data import Pairs
+from training.data import Pairs, units
 from training.gradients import wants_bfloat16
 from training.images import FrozenVectors
 from training.losses.convirt import ConVIRT
@@ -54,9 +54,9 @@ def adapt(
 ) -> list[Round]:
     """Adapts `encoder` by ConVIRT to titles beside pictures, by SimCSE to titles alone.
 
-    Titles of one key are no negatives of each other. What projects vectors into the space in
-    which they are compared is thrown away. ConVIRT's best epoch is that in which titles of
-    validation find their pictures best; of SimCSE it is the last.
+    Titles of one key are no negatives of each other, nor are products that share a picture. What
+    projects vectors into the space in which they are compared is thrown away. ConVIRT's best
+    epoch is that in which titles of validation find their pictures best; of SimCSE it is the last.
 
     Args:
         validation: For ConVIRT; None: the last epoch is the best there, too.
@@ -160,6 +160,8 @@ class _ConVIRT(_Contrast):
         self._picture_head = projection(train.vectors.shape[1], config.dim)
         others: dict[str, nn.Module] = {"pictures": self._picture_head}
         super().__init__(encoder, train.pairs, others, config, seed, precision)
+        # Nor are those that share a picture.
+        self._keys = torch.from_numpy(units(train.pairs)[0])
         self._vectors, self._validation = train.vectors, validation
         self._contrast = ConVIRT(alpha=config.alpha, include_positive=config.include_positive)
 

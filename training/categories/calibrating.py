@@ -9,7 +9,6 @@ from indexing.models.categorizer.categorizer import Categorizer, CategorizerConf
 from indexing.models.categorizer.network import TitleClassifier
 from training.attributes.calibrating import calibrate
 from training.categories.data import Examples
-from training.categories.finetune import read
 
 
 def calibrated_categorizer(
@@ -28,7 +27,7 @@ def calibrated_categorizer(
     Raises:
         TrainingError: The logits are not finite.
     """
-    logits = read(network, network.encoder.tokenizer(validation.pairs.titles)).numpy()
+    logits = network.read(network.encoder.tokenizer(validation.pairs.titles)).numpy()
     found = calibrate(logits, validation.labels, categories)
     config = CategorizerConfig(
         encoder=network.encoder.settings,

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from indexing.models.categorizer.network import TitleClassifier, TitleEncoder, Tokens
+from indexing.models.categorizer.network import TitleClassifier, TitleEncoder
 from training.categories.checkpoint import Round
 from training.categories.config import TuneConfig
 from training.categories.data import Examples
 from training.categories.stage import Plan, StepDone, batch, run_stage, steps_of_epoch
 from training.config import Precision
 from training.gradients import wants_bfloat16
-
-_READ = 256  # titles at a time on validation
 
 
 def finetune(
@@ -93,13 +91,6 @@ class _Tuning:
         return functional.cross_entropy(logits.float(), self._labels[rows].to(self._device))
 
     def measure(self) -> tuple[float | None, dict[str, float]]:
-        predicted = read(self._network, self._held_out).argmax(1).numpy()
+        predicted = self._network.read(self._held_out).argmax(1).numpy()
         accuracy = float(np.mean(predicted == self._answers))
         return accuracy, {"accuracy": accuracy}
-
-
-def read(network: TitleClassifier, tokens: Tokens) -> Tensor:
-    """Logits of titles, float32 [n >= 1, classes], on the CPU."""
-    parts = torch.arange(len(tokens.lengths)).split(_READ)  # type: ignore[no-untyped-call]
-    with torch.inference_mode():
-        return torch.cat([network(tokens.take(part)).float().cpu() for part in parts])

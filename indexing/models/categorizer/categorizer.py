@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -27,7 +26,7 @@ from indexing.models.categorizer.bert import TOKENIZER, make_encoder
 from indexing.models.categorizer.network import TitleClassifier
 from indexing.models.folder import CONFIG, WEIGHTS, fingerprint_of, invalid, write_model
 
-_BATCH = 256
+_BATCH = 4096  # titles that are cut into pieces at once
 
 
 class CategorizerConfig(BaseModel):
@@ -98,8 +97,7 @@ class Categorizer:
         found = [np.zeros((0, len(self.categories)), np.float32)]
         for start in range(0, len(texts), _BATCH):
             tokens = self.network.encoder.tokenizer(texts[start : start + _BATCH])
-            with torch.inference_mode():
-                found.append(self.network(tokens).float().cpu().numpy())
+            found.append(self.network.read(tokens).numpy())
         return np.concatenate(found)
 
     def sure(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:

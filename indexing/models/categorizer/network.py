@@ -15,6 +15,7 @@ from indexing.models.text import by_length
 
 MAX_TOKENS = 64  # of a title, start and end among them; the rest is cut off
 _TOGETHER = 16  # titles of like length that go through the encoder at a time
+_READ = 256  # titles whose states are in memory at a time
 
 
 class Tokens(NamedTuple):
@@ -121,3 +122,10 @@ class TitleClassifier(nn.Module):
         """Logits, float [n >= 1, classes]."""
         logits: Tensor = self.head(self.encoder(tokens))
         return logits
+
+    def read(self, tokens: Tokens) -> Tensor:
+        """Logits without gradient, some titles at a time: float32 [n >= 1, classes], on the
+        CPU."""
+        parts = torch.arange(len(tokens.lengths)).split(_READ)  # type: ignore[no-untyped-call]
+        with torch.inference_mode():
+            return torch.cat([self(tokens.take(part)).float().cpu() for part in parts])

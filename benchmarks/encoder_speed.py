@@ -122,11 +122,11 @@ def _optimised(
     pixels = torch.randn(_EXAMPLES, 3, size, size, generator=torch.Generator().manual_seed(1))
     examples = examples_of(encoder, exported, list(pixels), TITLES)
     recipes: dict[str, Recipe] = {}
-    for name in runtimes:
-        recipes[f"{name} fp32"] = Recipe(name, int8=False)
-        recipes[f"{name} int8"] = Recipe(name, int8=True)
-        if name == "openvino" and has_bfloat16():
-            recipes[f"{name} int8, bf16"] = Recipe(name, int8=True, floats="bfloat16")
+    for runtime in runtimes:
+        recipes[f"{runtime} fp32"] = Recipe(runtime, int8=False)
+        recipes[f"{runtime} int8"] = Recipe(runtime, int8=True)
+        if runtime == "openvino" and has_bfloat16():
+            recipes[f"{runtime} int8, bf16"] = Recipe(runtime, int8=True, floats="bfloat16")
     found: dict[str, Encoder] = {}
     for number, (name, recipe) in enumerate(recipes.items()):
         folder = work / f"{number}"
@@ -197,10 +197,8 @@ def main(
     typer.echo(f"{describe_machine()}; {torch.get_num_threads()} threads; medians of {rounds}")
     typer.echo(", ".join(f"{n} {v}" for n, v in installed_versions(_LIBRARIES).items()))
     for name in models:
-        if name == "builtin" or Path(name).is_dir():
-            encoder = load_clip(name)
-        else:
-            encoder = untrained(name)
+        known = name == "builtin" or Path(name).is_dir()
+        encoder = load_clip(name) if known else untrained(name)
         chosen = cast("list[RuntimeName]", runtime or ["openvino", "onnx"])
         with tempfile.TemporaryDirectory() as work:
             found = compare_speed(encoder, batch or [16], chosen, rounds=rounds, work=Path(work))

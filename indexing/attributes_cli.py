@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from indexing.attributes.vocabulary import Kind
     from indexing.store import OpenIndex
 
 
@@ -47,8 +48,8 @@ def export(
     typer.echo(f"{out}: {len(index.products):,} products", err=True)
 
 
-def say_dropped(folder: Path) -> None:
-    """Says that an index which has attributes will have none once it is built anew."""
+def say_dropped(folder: Path, places: Mapping[Kind, Path | None]) -> None:
+    """Says what an index has filled in that it will not have once it is built anew."""
     from indexing.errors import IndexFolderError
     from indexing.manifest import read_manifest
 
@@ -56,11 +57,13 @@ def say_dropped(folder: Path) -> None:
         record = read_manifest(folder).attributes
     except IndexFolderError:  # there is none yet, or none that could be kept
         return
-    if record is not None:
-        typer.echo(
-            f"{folder} has attributes, and will have none: --attributes {record.name} keeps them",
-            err=True,
-        )
+    for source in () if record is None else record.sources:
+        if places.get(source.kind) is None:
+            typer.echo(
+                f"{folder} has {source.kind}, and will have none: --{source.kind} {source.name} "
+                "keeps them",
+                err=True,
+            )
 
 
 def say_filled(folder: Path) -> None:

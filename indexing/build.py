@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from indexing.attributes.predicting import add_attributes, prediction_cache
+from indexing.attributes.opening import check_apart
+from indexing.attributes.predicting import add_attributes
 from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.catalog import Catalog
 from indexing.catalog_vectors import (
@@ -88,7 +89,7 @@ def build_index(
     shard_size: int = SHARD_SIZE,
     accept_missing: bool = False,
     plan: Planner = plan_index,
-    classifier: AttributeClassifier | None = None,
+    classifiers: Sequence[AttributeClassifier] = (),
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the index of `catalog` in the folder `out`, or make it anew.
@@ -97,17 +98,19 @@ def build_index(
     so does a build that was stopped go on. The old version serves until the new one is
     complete. A product none of whose pictures can be used becomes a rejected row. `plan`
     chooses the index: first for all pictures of the catalog, before any is encoded, so that
-    it can refuse, and then for those that can be used. `classifier` fills in the attributes of
-    products, see indexing/attributes; without one the index has none. Last, the
+    it can refuse, and then for those that can be used. `classifiers` fill in the attributes of
+    products, see indexing/attributes; without any the index has none. Last, the
     index is asked for what it has and for what was taken out of it, which calibrates `no good
     match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
 
-    Raises CatalogError where no product is left, and IndexFolderError for a folder that
+    Raises CatalogError where no product is left, ModelError where two classifiers read the same
+    attribute, and IndexFolderError for a folder that
     holds something else, is being written by another process, or cannot be written. So it
     does where more than MAX_MISSING of the pictures that are in the old version and still in
     the catalog cannot be read or fetched any more, unless `accept_missing`.
     """
     started = time.monotonic()
+    check_apart(classifiers)
     with locked_folder(out, "build") as staging, scratch_folder(staging) as scratch:
         cache = VectorCache(staging / encoder.fingerprint[:16], encoder.dim)
         previous = add_known(cache, out, encoder)
@@ -142,17 +145,16 @@ def build_index(
             and previous.manifest.encoder == record
             and _same(previous, work, counts)
             and previous.manifest.segments[0].index.follows(chosen)
-            and _filled_by(previous) == (classifier and classifier.fingerprint)
+            and _filled_by(previous) == tuple(own.fingerprint for own in classifiers)
         )
         if previous is not None and up_to_date:
             manifest = previous.manifest
             remove_unneeded(out, manifest)
         else:
-            if classifier is not None:
+            if classifiers:
                 # One by another encoder has the attributes, too.
                 held = previous or _opened(out)
-                known = prediction_cache(staging / "attributes", classifier, held)
-                add_attributes(work, classifier, known, progress)
+                add_attributes(work, classifiers, staging / "attributes", held, progress)
             keys = keys_of(read, read.usable)
             titles = None if chosen.type == "exact" else title_vectors(work, encoder)
             segment = SegmentRecord(
@@ -167,7 +169,7 @@ def build_index(
                 f"index of {catalog.path.name}",
                 record,
                 calibrated(work, segment.index, encoder, progress),
-                None if classifier is None else fitted(work, classifier, encoder, progress),
+                fitted(work, classifiers, encoder, progress) if classifiers else None,
                 [segment],
                 counts.products,
                 counts.images,
@@ -221,10 +223,10 @@ def _opened(folder: Path) -> OpenIndex | None:
         return None
 
 
-def _filled_by(index: OpenIndex) -> str | None:
-    """The fingerprint of what filled in its attributes."""
+def _filled_by(index: OpenIndex) -> tuple[str, ...]:
+    """The fingerprints of what filled in its attributes."""
     record = index.manifest.attributes
-    return None if record is None else record.fingerprint
+    return () if record is None else record.fingerprints
 
 
 def _same(previous: OpenIndex, work: Path, counts: IndexCounts) -> bool:

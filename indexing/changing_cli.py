@@ -20,9 +20,7 @@ from indexing.cli import (
 )
 
 if TYPE_CHECKING:
-    from indexing.attributes.vocabulary import AttributeClassifier
     from indexing.catalog import OnDuplicate
-    from indexing.manifest import Manifest
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of `shoplens index`.")]
 
@@ -49,6 +47,12 @@ def update(
             metavar="FOLDER", help="Where the index's attribute classifier is now, if it was moved."
         ),
     ] = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Where the index's categoriser is now, if it was moved."
+        ),
+    ] = None,
     compaction: Annotated[
         bool,
         typer.Option(
@@ -66,6 +70,7 @@ def update(
     cost: only pictures that the index does not know are encoded. To drop products that a
     catalog no longer names, run `shoplens index` with the whole catalog, or `shoplens delete`.
     """
+    from indexing.attributes.opening import load_classifiers
     from indexing.catalog import read_catalog
     from indexing.malloc import keep_freed_memory
     from indexing.manifest import read_manifest
@@ -89,30 +94,15 @@ def update(
                 load_encoder(model or manifest.encoder.name),
                 folder,
                 batch_size=batch_size,
-                classifier=_classifier(manifest, attributes),
+                classifiers=load_classifiers(
+                    {"attributes": attributes, "categories": categories}, manifest.attributes
+                ),
                 progress=progress,
             )
         for line in summary(report):
             typer.echo(line)
         if compaction:
             _compact_where_it_pays(folder)
-
-
-def _classifier(manifest: Manifest, place: Path | None) -> AttributeClassifier | None:
-    """What fills in the attributes of an index; `place` is where it is now, if it was moved."""
-    from indexing.errors import ModelError
-    from indexing.models.cma_clip import load_attributes
-
-    if place is not None:
-        return load_attributes(place)
-    if manifest.attributes is None:
-        return None
-    try:
-        return load_attributes(manifest.attributes.name)
-    except ModelError as error:
-        raise ModelError(
-            f"{error}; it fills in the attributes of the index: say with --attributes where it is"
-        ) from error
 
 
 def delete(

@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from indexing.attributes.vocabulary import Kind
     from indexing.build import BuildReport, Planner
     from indexing.catalog import Catalog, OnDuplicate
     from indexing.embed import Progress
@@ -110,6 +111,14 @@ def index(
             "index has none.",
         ),
     ] = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What `shoplens train categories` wrote: fill in categories by titles, and "
+            "propose them to queries.",
+        ),
+    ] = None,
 ) -> None:
     """Make a catalog searchable, or bring its index up to date.
 
@@ -123,16 +132,16 @@ def index(
     shown: its type, memory, disk and time. Small catalogs are searched exactly, and ones of
     50,000 pictures and more by compressed vectors, unless you choose.
     """
+    from indexing.attributes.opening import load_classifiers
     from indexing.attributes_cli import say_dropped, say_filled
     from indexing.build import build_index
     from indexing.catalog import read_catalog
     from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder
-    from indexing.models.cma_clip import load_attributes
 
     keep_freed_memory()
-    if attributes is None:
-        say_dropped(out)
+    places: dict[Kind, Path | None] = {"attributes": attributes, "categories": categories}
+    say_dropped(out, places)
     plan = _planner(recall, memory, index_type)
     with resumable():
         source = read_catalog(
@@ -152,12 +161,12 @@ def index(
                 batch_size=batch_size,
                 accept_missing=accept_missing,
                 plan=plan,
-                classifier=None if attributes is None else load_attributes(attributes),
+                classifiers=load_classifiers(places),
                 progress=progress,
             )
     for line in summary(report):
         typer.echo(line)
-    if attributes is not None:
+    if any(places.values()):
         say_filled(out)
 
 

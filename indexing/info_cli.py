@@ -44,7 +44,8 @@ def info(
     for line in _description(folder, manifest, earlier):
         typer.echo(line)
     if manifest.attributes is not None:
-        typer.echo(f"  attributes by {manifest.attributes.name}")
+        for source in manifest.attributes.sources:
+            typer.echo(f"  {source.kind} by {source.name}")
         for line in (*filled_lines(index), *_rerank_lines(manifest.attributes)):
             typer.echo(line)
 
@@ -74,14 +75,18 @@ def _description(folder: Path, manifest: Manifest, earlier: Sequence[Manifest]) 
 
 
 def _rerank_lines(attributes: AttributesRecord) -> Iterator[str]:
-    """For each kind of query whether attributes put answers into order, and what that gains."""
+    """For each kind of query what puts answers into order, and what that gains."""
+    for name, least in attributes.sure_from.items():
+        sure = "never read off words" if least is None else f"read off words, sure from {least:.2f}"
+        yield f"  queries:  {name}: named by words, or {sure}"
     for mode, record in attributes.rerank.items():
-        mean, low, high = record.gain
-        state = "on" if record.active else "off"
-        yield (
-            f"  rerank:   {mode}: {state}, nDCG@10 {mean:+.3f} [{low:+.3f}, {high:+.3f}] on "
-            f"{record.queries}"
-        )
+        for source in attributes.sources:
+            mean, low, high = record.gates[source.kind].gain
+            state = "on" if record.counts(source.names) else "off"
+            yield (
+                f"  rerank:   {mode} by {source.kind}: {state}, nDCG@10 {mean:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}] on {record.queries}"
+            )
     for mode, why in attributes.skipped.items():
         yield f"  rerank:   {mode}: off, {why}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +12,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from indexing.attributes.record import AttributesRecord
-from indexing.attributes.vocabulary import AttributeClassifier
+from indexing.attributes.vocabulary import KINDS, AttributeClassifier
 from indexing.errors import IndexCorruptError, IndexFolderError, IndexMismatchError
 from indexing.index_types import IndexRecord
 from indexing.match_record import MatchRecord
 from indexing.models.protocol import Encoder, parent_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 MANIFEST = "manifest.json"
 STAGING = ".staging"
@@ -212,24 +213,27 @@ def check_asker(folder: Path, manifest: Manifest, encoder: Encoder) -> None:
         check_encoder(folder, manifest, encoder)
 
 
-def check_classifier(
-    folder: Path, manifest: Manifest, classifier: AttributeClassifier | None
+def check_classifiers(
+    folder: Path, manifest: Manifest, classifiers: Sequence[AttributeClassifier]
 ) -> None:
     """Raise IndexMismatchError where something else fills in the attributes of the index."""
     record = manifest.attributes
-    if (record and record.fingerprint) == (classifier and classifier.fingerprint):
-        return
-    again = "`shoplens index` with --attributes FOLDER"
-    if record is None:
+    made_by = {} if record is None else {source.kind: source for source in record.sources}
+    given = {classifier.kind: classifier for classifier in classifiers}
+    for kind in KINDS:
+        source, classifier = made_by.get(kind), given.get(kind)
+        if (source and source.fingerprint) == (classifier and classifier.fingerprint):
+            continue
+        again = f"`shoplens index` with --{kind} FOLDER"
+        if source is None:
+            raise IndexMismatchError(
+                f"{folder} has no {kind}: fill them in by {again}, or update without --{kind}"
+            )
+        said = "none" if classifier is None else f"{classifier.name}, which is another"
         raise IndexMismatchError(
-            f"{folder} has no attributes: fill them in by {again}, or update without a classifier"
+            f"{folder} has {kind} by {source.name} (fingerprint {source.fingerprint[:12]}), and "
+            f"what is given is {said}: update with that one, or fill all of them in anew by {again}"
         )
-    given = "none" if classifier is None else f"{classifier.name}, which is another"
-    raise IndexMismatchError(
-        f"{folder} has attributes by {record.name} (fingerprint {record.fingerprint[:12]}), and "
-        f"the classifier given is {given}: update with that one, or fill all of them in anew by "
-        f"{again}"
-    )
 
 
 def _why_no_index(folder: Path) -> str:

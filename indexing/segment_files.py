@@ -137,24 +137,25 @@ def calibrated(
 
 
 def fitted(
-    work: Path, classifier: AttributeClassifier, encoder: Encoder, progress: Progress | None
+    work: Path,
+    classifiers: Sequence[AttributeClassifier],
+    encoder: Encoder,
+    progress: Progress | None,
 ) -> AttributesRecord:
     """What filled in the attributes in `work`, and how far they make answers better."""
     products = pq.read_table(work / PRODUCTS, columns=["id", "title"])
-    columns, _ = read_columns(work / ATTRIBUTES, classifier.attributes)
-    record = AttributesRecord.of(classifier)
-    rerank, skipped = fit_reranking(
+    attributes = [attribute for own in classifiers for attribute in own.attributes]
+    columns, _ = read_columns(work / ATTRIBUTES, attributes)
+    return fit_reranking(
         products["title"].to_pylist(),
         products["id"].to_pylist(),
         Images(pq.read_table(work / IMAGES)),
         read_vectors(work / VECTORS),
         encoder,
         columns,
-        record,
-        classifier,
+        classifiers,
         progress,
     )
-    return record.model_copy(update={"rerank": rerank, "skipped": skipped})
 
 
 def title_vectors(work: Path, encoder: Encoder) -> NDArray[np.float32] | None:

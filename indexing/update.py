@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from indexing.attributes.predicting import add_attributes, prediction_cache
+from indexing.attributes.predicting import add_attributes
 from indexing.attributes.storing import write_columns
 from indexing.attributes.vocabulary import AttributeClassifier
 from indexing.build import BuildReport
@@ -39,7 +39,7 @@ from indexing.manifest import (
     IndexCounts,
     Manifest,
     SegmentRecord,
-    check_classifier,
+    check_classifiers,
     check_encoder,
     read_manifest,
 )
@@ -64,7 +64,7 @@ def update_index(
     *,
     batch_size: int = BATCH_SIZE,
     shard_size: int = SHARD_SIZE,
-    classifier: AttributeClassifier | None = None,
+    classifiers: Sequence[AttributeClassifier] = (),
     progress: Progress | None = None,
 ) -> BuildReport:
     """Bring the products of `catalog` into the index of `folder`: new ones, and those of which
@@ -73,14 +73,15 @@ def update_index(
     Products that the catalog does not name stay. So does one none of whose pictures can be
     used any more; it is rejected. Only pictures that the index has no vectors of are encoded.
 
-    `classifier` is the one that filled in the attributes of the index, if it has some.
+    `classifiers` are those that filled in the attributes of the index, if it has some.
 
     Raises IndexFolderError as `open_index` does, and where another process writes to the
-    folder; IndexMismatchError for another encoder or classifier; CatalogError as reading does.
+    folder; IndexMismatchError for another encoder or other classifiers; CatalogError as
+    reading does.
     """
     started = time.monotonic()
     check_encoder(folder, read_manifest(folder), encoder)
-    check_classifier(folder, read_manifest(folder), classifier)
+    check_classifiers(folder, read_manifest(folder), classifiers)
     with locked_folder(folder, "update") as staging, scratch_folder(staging) as scratch:
         cache = VectorCache(staging / encoder.fingerprint[:16], encoder.dim)
         previous = add_known(cache, folder, encoder)
@@ -108,9 +109,8 @@ def update_index(
             (work / REJECTS).replace(rejects)
         else:
             write_tables(work, read, cache, changed)
-            if classifier is not None:
-                known = prediction_cache(staging / "attributes", classifier, previous)
-                add_attributes(work, classifier, known, progress)
+            if classifiers:
+                add_attributes(work, classifiers, staging / "attributes", previous, progress)
             record = write_vectors(
                 work, keys_of(read, changed), cache, Plan.exact(counts.images, encoder.dim)
             )

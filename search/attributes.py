@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from indexing.attributes.evidence import named, read, told
 from indexing.attributes.fusing import Evidence
-from indexing.attributes.record import AttributesRecord, RerankRecord
+from indexing.attributes.opening import load_classifier
+from indexing.attributes.record import AttributesRecord, RerankRecord, SourceRecord
 from indexing.attributes.vocabulary import (
     OTHER,
     Attribute,
     AttributeClassifier,
+    Kind,
     mode_of,
 )
 from indexing.attributes.words import Words
-from indexing.errors import ModelError, QueryError
+from indexing.errors import MissingDependencyError, ModelError, QueryError
 from indexing.match_record import Mode
-from indexing.models.cma_clip import load_attributes
 from indexing.titles import normalise_title
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _LISTED = 20  # values that an error message names
 
-Load = Callable[[str], AttributeClassifier]
+Load = Callable[[Kind, str], AttributeClassifier]
 
 
 @dataclass(frozen=True)
@@ -45,26 +46,27 @@ class Wishes:
     Attributes:
         evidence: By attribute.
         record: None where only what was chosen counts.
+        likely: What its text surely says of categories, by attribute; to be proposed.
     """
 
     evidence: Mapping[str, Evidence]
     record: RerankRecord | None
+    likely: Mapping[str, Evidence]
 
 
 class QueryAttributes:
     """Reads attributes off queries to one index; any number of threads may use it.
 
-    The classifier is opened by the first query that needs it.
+    A classifier is opened by the first query that needs it.
     """
 
-    def __init__(self, record: AttributesRecord, load: Load = load_attributes) -> None:
+    def __init__(self, record: AttributesRecord, load: Load = load_classifier) -> None:
         self.record = record
         self._attributes = {attribute.name: attribute for attribute in record.attributes}
         self._words = Words(record.words)
-        self._load = load
-        self._lock = Lock()
-        self._classifier: AttributeClassifier | None = None
-        self._failed = False
+        self._opened = [_Opened(source, load) for source in record.sources]
+        # What would never be sure is not read for nothing.
+        self._silent = {name for name, least in record.sure_from.items() if least is None}
 
     def reranking(self, mode: Mode) -> RerankRecord | None:
         """How such queries are reranked; None where they are not."""
@@ -79,44 +81,39 @@ class QueryAttributes:
         *,
         rerank: bool = True,
     ) -> Wishes:
-        """What the query says, and how to rerank by it; arguments and errors as for `evidence`."""
-        record = self.reranking(mode_of(picture is not None, text)) if rerank else None
-        return Wishes(self.evidence(picture, text, chosen, rerank=rerank), record)
-
-    def evidence(
-        self,
-        picture: Image | None,
-        text: str | None,
-        chosen: Mapping[str, str],
-        *,
-        rerank: bool = True,
-    ) -> dict[str, Evidence]:
         """What the query says of each attribute; those of which it says nothing are left out.
 
         Args:
             picture: RGB.
             chosen: Value by attribute.
-            rerank: Whether more than what is chosen is wanted.
+            rerank: Whether more than what is chosen is wanted for the order.
 
         Raises:
             QueryError: An attribute or a value that is chosen is unknown, or an attribute is
                 chosen twice, in two ways of writing.
         """
+        by_choice = self._chosen(chosen)
+        mode = mode_of(picture is not None, text)
+        record = self.reranking(mode) if rerank else None
+        weighed = [] if record is None else [name for name, own in record.weights.items() if own]
+        proposed = [name for name in self.record.categories if text and name not in by_choice]
+        by_words = named(self._words, self._attributes, text or "")
+        unsaid = {*weighed, *proposed} - by_choice.keys() - by_words.keys() - self._silent
+        said = by_words | self._read(unsaid, mode, picture, text)
+        counted = set() if record is None else {*by_words, *weighed}
+        return Wishes(
+            {name: own for name, own in said.items() if name in counted} | by_choice,
+            record,
+            {name: said[name] for name in proposed if name in said and said[name].sure},
+        )
+
+    def _chosen(self, chosen: Mapping[str, str]) -> dict[str, Evidence]:
         found: dict[str, Evidence] = {}
         for given, value in chosen.items():
             attribute = self.attribute(given)
             if attribute.name in found:
                 raise QueryError(f"{given!r} is {attribute.name}, which is chosen already")
             found[attribute.name] = told(attribute, [self._value(attribute, value)], "chosen")
-        mode = mode_of(picture is not None, text)
-        record = self.reranking(mode)
-        if not rerank or record is None:
-            return found
-        found = named(self._words, self._attributes, text or "") | found
-        weights = record.weights
-        wanted = [name for name in self._attributes if weights.get(name) and name not in found]
-        if wanted:
-            found |= self._read(wanted, mode, picture, text)
         return found
 
     def attribute(self, name: str) -> Attribute:
@@ -131,28 +128,48 @@ class QueryAttributes:
         return _find(given, ways, f"value of {attribute.name}")
 
     def _read(
-        self, names: Iterable[str], mode: Mode, picture: Image | None, text: str | None
+        self, names: Container[str], mode: Mode, picture: Image | None, text: str | None
     ) -> dict[str, Evidence]:
-        classifier = self._opened()
-        if classifier is None:
-            return {}
-        pixels = None if picture is None else classifier.preprocess(picture)[None]
-        shares = classifier.predict(pixels, None if text is None else [text])
-        return {name: read(self._attributes[name], shares[name][0], mode) for name in names}
+        found: dict[str, Evidence] = {}
+        for opened in self._opened:
+            wanted = [name for name in opened.source.names if name in names]
+            classifier = opened.classifier() if wanted else None
+            if classifier is None:
+                continue
+            pixels = None
+            if picture is not None and classifier.image_size:
+                pixels = classifier.preprocess(picture)[None]
+            shares = classifier.predict(pixels, None if text is None else [text])
+            for name in wanted:
+                found[name] = read(
+                    self._attributes[name], shares[name][0], mode, self.record.sure_from
+                )
+        return found
 
-    def _opened(self) -> AttributeClassifier | None:
+
+class _Opened:
+    """A classifier of the index, opened when it is first needed."""
+
+    def __init__(self, source: SourceRecord, load: Load) -> None:
+        self.source = source
+        self._load = load
+        self._lock = Lock()
+        self._classifier: AttributeClassifier | None = None
+        self._failed = False
+
+    def classifier(self) -> AttributeClassifier | None:
         """The classifier; None, with one warning, where it is gone or another."""
         with self._lock:
             if self._classifier is None and not self._failed:
-                name = self.record.name
+                kind, name = self.source.kind, self.source.name
                 try:
-                    opened = self._load(name)
-                    if opened.fingerprint != self.record.fingerprint:
+                    opened = self._load(kind, name)
+                    if opened.fingerprint != self.source.fingerprint:
                         raise ModelError(f"{name} has changed since it read the index")
                     self._classifier = opened
-                except ModelError as error:
+                except (ModelError, MissingDependencyError) as error:
                     self._failed = True
-                    logger.warning("queries are read by their words alone: %s", error)
+                    logger.warning("%s of queries are read by words alone: %s", kind, error)
             return self._classifier
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -127,6 +128,9 @@ def search(
 
         shoplens search shop-index --text "mug" --attribute color=red --facets color,usage
 
+    On one that knows categories by titles, those that the words let expect come last, each with
+    the option that asks for it.
+
     Where the index can tell that the shop hardly has it, `no good match` stands first.
 
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
@@ -171,6 +175,8 @@ def search(
             sure["facets"] = {
                 name: [asdict(count) for count in counts] for name, counts in hits.facets.items()
             }
+        if hits.proposals:
+            sure["proposals"] = [asdict(proposal) for proposal in hits.proposals]
         for hit in hits:
             # ASCII, so that no terminal setting and no odd file name can break a line.
             typer.echo(json.dumps({**hit.to_json(), **sure}, allow_nan=False))
@@ -184,7 +190,7 @@ def search(
             )
         table = _table(hits, matches=itm_rerank is not None, faded=hits.good_match is False)
         Console().print(table)
-        for line in _facet_lines(hits):
+        for line in (*_facet_lines(hits), *_proposal_lines(hits)):
             typer.echo(line)
     if not hits:
         typer.echo("no product matches the filter" if where else "the index is empty", err=as_json)
@@ -341,6 +347,15 @@ def _facet_lines(answers: Answers) -> Iterator[str]:
             for found in counts
         ]
         yield one_line(f"{name}: {', '.join(shown) or 'nothing is known'}")
+
+
+def _proposal_lines(answers: Answers) -> Iterator[str]:
+    """A line for each category that the text lets expect, with the option that asks for it."""
+    from indexing.messages import one_line
+
+    for found in answers.proposals:
+        option = shlex.quote(f"{found.attribute}={found.value}")
+        yield one_line(f"category: {found.value} {found.confidence:.0%}: --attribute {option}")
 
 
 def _others(hit: Hit) -> str:

@@ -126,6 +126,9 @@ class SearchEngine:
         value come behind all others, whatever was validated; none is left out. With
         `itm_rerank` the order is the matcher's alone, so it takes no `attributes`.
 
+        Where the index knows categories by titles, those that the text names, or else lets expect
+        with some certainty, are proposed to narrow the answers by (`Answers.proposals`).
+
         `facets` are attributes whose values are counted (`Answers.facets`) among the first 200
         products by cosine, whatever k is; what the merchant does not say was filled in by the
         classifier where that was sure. With `prices` their lowest and highest price is told
@@ -158,11 +161,11 @@ class SearchEngine:
             minus_weight=minus_weight,
         )
         near = Neighbours(version.index, vector, allowed)
-        wishes = None
-        if reranker is None:
-            shown = picture if image_weight > 0 else None
-            said = text if text_weight > 0 else None
-            wishes = version.wishes(shown, said, attributes or {}, rerank=rerank)
+        shown = picture if image_weight > 0 else None
+        said = text if text_weight > 0 else None
+        rerank = rerank and reranker is None
+        wishes = version.wishes(shown, said, attributes or {}, rerank=rerank)
+        proposed = version.proposals(wishes)
         hits = version.hits(near, k, fuse, collapse, diversity, reranker, on_rerank, wishes)
         counted = {}
         between = None
@@ -172,9 +175,9 @@ class SearchEngine:
             between = version.prices(rows) if prices else None
         plain = not minus and (picture is None or text is None or image_weight == text_weight)
         if not plain:
-            return Answers(hits, facets=counted, prices=between)
+            return Answers(hits, facets=counted, prices=between, proposals=proposed)
         sure = version.confidence.of(near, image=picture is not None, text=bool(text))
-        return Answers(hits, *sure, facets=counted, prices=between)
+        return Answers(hits, *sure, facets=counted, prices=between, proposals=proposed)
 
     def similar(
         self,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from indexing.attributes.columns import Known
-from search.facets import FacetCount
+from search.facets import FacetCount, Proposal
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class Answers(list[Hit]):
             products, see `SearchEngine.search`.
         prices: The lowest and the highest price among these; None where it was not asked for or
             none has a price.
+        proposals: Categories that the text lets expect, the likeliest first, at most three, of
+            those that products have; none where that is not sure.
     """
 
     def __init__(
@@ -63,9 +65,11 @@ class Answers(list[Hit]):
         good_match: bool | None = None,
         facets: dict[str, list[FacetCount]] | None = None,
         prices: tuple[float, float] | None = None,
+        proposals: Iterable[Proposal] = (),
     ) -> None:
         super().__init__(hits)
         self.match_probability = match_probability
         self.good_match = good_match
         self.facets = facets or {}
         self.prices = prices
+        self.proposals = list(proposals)

@@ -16,7 +16,7 @@ from indexing.store import OpenIndex
 from search.attributes import QueryAttributes, Wishes
 from search.confidence import Confidence
 from search.diversity import diverse, pool_size, relative
-from search.facets import FacetCount, facet
+from search.facets import FacetCount, Proposal, facet, proposals, values_of
 from search.fusion import Candidate, Fuse
 from search.hits import Hit
 from search.neighbours import Neighbours
@@ -41,6 +41,10 @@ class Version:
         self.encoder = encoder
         self.confidence = Confidence(index)
         self._attributes = _attributes_of(index, before)
+        self._there = {
+            name: values_of(index.attributes[name])
+            for name in (self._attributes.record.categories if self._attributes else ())
+        }
         self._ranker = Ranker(index)
 
     def matching_products(self, where: str) -> Mask:
@@ -54,12 +58,19 @@ class Version:
 
     def wishes(
         self, picture: Image | None, text: str | None, chosen: Mapping[str, str], *, rerank: bool
-    ) -> Wishes | None:
-        """What a query says of attributes; None for nothing. Raises QueryError."""
+    ) -> Wishes:
+        """What a query says of attributes. Raises QueryError."""
         if self._attributes is None and not chosen:
-            return None
-        found = self._known_attributes().wishes(picture, text, chosen, rerank=rerank)
-        return found if found.evidence else None
+            return Wishes({}, None, {})
+        return self._known_attributes().wishes(picture, text, chosen, rerank=rerank)
+
+    def proposals(self, wishes: Wishes) -> list[Proposal]:
+        """The categories that a query's text lets expect, of those that products have."""
+        return [
+            proposal
+            for name, own in wishes.likely.items()
+            for proposal in proposals(self.index.attributes[name].attribute, own, self._there[name])
+        ]
 
     def facets(self, names: Iterable[str], rows: Ints) -> dict[str, list[FacetCount]]:
         """The values of these attributes among products, int64 [m]. Raises QueryError."""
@@ -102,10 +113,11 @@ class Version:
     ) -> list[Hit]:
         """The answers out of a query's neighbours: ranked, reranked and then made diverse.
 
-        By the matcher where there is one, else by attributes where the query has `wishes`.
+        By the matcher where there is one, else by attributes where the query says something of
+        them.
         """
         wanted = max(k, pool_size(k) if diversity else 0, 0 if reranker is None else reranker.first)
-        if reranker is not None or wishes is None:
+        if reranker is not None or wishes is None or not wishes.evidence:
             found = self._ranker.ranked(near, wanted, fuse=fuse, collapse=collapse)
             agreeing = len(found)
         else:

@@ -23,13 +23,14 @@ def without_words(maker: Maker) -> Columns:
     """The columns of the gallery, read anew off main pictures and titles without the words of
     attribute values. A picture that cannot be read any more counts as none."""
     gallery, classifier = maker.gallery, maker.classifier
+    looks = classifier.image_size > 0
     titles = [maker.words.without(title) for title in gallery.titles]
     classes = [len(attribute.values) for attribute in classifier.attributes]
     chances = np.zeros((len(gallery), sum(classes)), np.float32)
     modes = np.zeros(len(gallery), np.int8)
     for start in range(0, len(gallery), _TOGETHER):
         part = range(start, min(start + _TOGETHER, len(gallery)))
-        pictures = {place: maker.picture(place) for place in part}
+        pictures = {place: maker.picture(place) if looks else None for place in part}
         for seen in (True, False):
             own = [place for place in part if (pictures[place] is not None) == seen]
             if not own:
@@ -39,7 +40,8 @@ def without_words(maker: Maker) -> Columns:
                 torch.stack(pixels) if seen else None, [titles[place] for place in own]
             )
             chances[own] = np.hstack([shares[a.name] for a in classifier.attributes])
-            modes[own] = [MODES.index(mode_of(seen, titles[place])) for place in own]
+            has = seen or not looks  # a picture that nobody looks at is there all the same
+            modes[own] = [MODES.index(mode_of(has, titles[place])) for place in own]
         maker.progress(part.stop, len(gallery))
     nothing = np.full(len(gallery), ABSTAINED, np.int16)
     given = {attribute.name: nothing for attribute in classifier.attributes}

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from benchmarks.attributes.reranking import RECALLS, Effect, TaskResult
 from benchmarks.statistics import Interval
+from indexing.attributes.record import Gate
 from indexing.durable import replace_bytes
 
 PAGE, FIGURES = "report.md", "figures.json"
 _ORDERS = {
     "shipped": "as an index does it",
     "fitted": "weights without the gate",
+    "named": "the same, of queries their words alone",
     "unsaid": "the same, titles do not name the values",
     "shuffled": "the same, attributes of other products",
     "oracle": "the same, the merchants' own values",
@@ -46,23 +48,34 @@ def task_lines(result: TaskResult) -> list[str]:
     plain = ", ".join(f"{name} {interval}" for name, interval in result.plain.items())
     record = result.record
     weights = ", ".join(f"{name} {weight:.2f}" for name, weight in record.weights.items())
-    gate = "open" if record.active else "shut"
-    sorts = ", ".join(f"{name} {_signed(Interval(*own))}" for name, own in record.gains.items())
     heads = [f"R@{k}" for k in RECALLS]
     return [
         f"{result.queries:,} queries. By the cosine alone: {plain}.",
         "",
-        f"Gate {gate}: nDCG@10 {_signed(Interval(*record.gain))} on half of {record.asked:,} "
-        f"queries of the other products ({sorts}); "
+        *(
+            f"Queries surely say {name} in {share:.1%} of the cases, and rightly in {right:.1%} of "
+            "these."
+            for name, (share, right) in result.said.items()
+        ),
+        "",
+        *(f"Gate of {kind}: {_gate_line(gate)}." for kind, gate in record.gates.items()),
+        f"On half of {record.asked:,} queries of the other products; "
         f"weights {weights}, temperature {record.temperature:.3f}, gamma {record.gamma:g}, demote "
-        f"{record.demote}. A hard filter would lose {result.lost:.1%} of the right products among "
-        f"the candidates. Time: {result.milliseconds[0]:.1f} ms to read a query, "
-        f"{result.milliseconds[1]:.1f} ms to put its candidates into order.",
+        f"by {', '.join(record.demote) or 'nothing'}. A hard filter would lose {result.lost:.1%} "
+        "of the right products among the candidates. Time: "
+        f"{result.milliseconds[0]:.1f} ms to read a query, {result.milliseconds[1]:.1f} ms to put "
+        "its candidates into order.",
         "",
         f"| order | {' | '.join(heads)} | nDCG@10 | agreement@10 | won / lost / tied | sign test |",
         "|---" * (5 + len(heads)) + "|",
         *(_row(what, getattr(result, name)) for name, what in _ORDERS.items()),
     ]
+
+
+def _gate_line(gate: Gate) -> str:
+    sorts = ", ".join(f"{name} {_signed(Interval(*own))}" for name, own in gate.gains.items())
+    state = "open" if gate.open else "shut"
+    return f"{state}, nDCG@10 {_signed(Interval(*gate.gain))} ({sorts})"
 
 
 def _row(what: str, effect: Effect) -> str:

@@ -1,16 +1,17 @@
 """What reranking by attributes does to answers, on products whose attributes are taken as unknown.
 
-Of the titles that the classifier was not trained on a third fits the weights (and shut or open the
+Of the titles that no classifier was trained on a third fits the weights (and shut or open the
 gate, as an index does for itself), and the rest is asked. Both are galleries of their own: no title
-is on both sides. Beside the fitted order stand three that say what its gain is worth: attributes
-read as if titles did not name them, attributes dealt to other products, which must not help, and
-the merchants' own values, which bound it.
+is on both sides. Beside the fitted order stand some that say what its gain is worth: queries of
+which nothing is read but what their words name, attributes read as if titles did not name them,
+attributes dealt to other products, which must not help, and the merchants' own values, which bound
+it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,16 @@ from indexing.attributes.fit import (
     chosen,
     first_candidates,
     fitted,
+    inactive,
     ndcg,
     ordered,
 )
 from indexing.attributes.fusing import disagrees
 from indexing.attributes.gallery import Gallery, make_gallery
+from indexing.attributes.joined import Joined
 from indexing.attributes.record import AttributesRecord, RerankRecord
 from indexing.attributes.rerank_queries import Maker, RerankQueries
+from indexing.attributes.sureness import sure_confidences
 from indexing.attributes.vocabulary import ABSTAINED, AttributeClassifier
 from indexing.attributes.words import Words
 from indexing.embed import Progress
@@ -43,6 +47,7 @@ from indexing.manifest import Manifest
 from indexing.match_queries import NoQueriesError
 from indexing.models.protocol import Encoder
 from indexing.store import OpenIndex
+from indexing.table import Products
 
 FIT_SHARE = 1 / 3  # of the held-out titles
 RECALLS = (1, 5, 10)
@@ -55,6 +60,7 @@ Ints = NDArray[np.int64]
 TASKS: dict[str, tuple[str, Callable[[Maker], RerankQueries], Callable[[Maker], RerankQueries]]] = {
     "titles": ("whole titles", Maker.titles, Maker.text),
     "values": ("short queries such as `red kurtas`", Maker.values, Maker.text),
+    "unnamed": ("titles without the words that name a value", Maker.unnamed, Maker.text),
     "like this but": ("a picture and another value", Maker.image_text, Maker.image_text),
     "photos": ("phone photos made from main pictures", Maker.image, Maker.image),
 }
@@ -90,7 +96,10 @@ class TaskResult:
         plain: Recall by depth, nDCG@10 and agreement by the cosine alone.
         record: What an index would be reranked by: what was fitted, or nothing where the gate
             is shut.
+        said: By attribute the share of queries that surely say something of it, and of these
+            the share that is right.
         fitted: With the weights as they were fitted, gate or no gate.
+        named: The same weights with nothing but what words of the queries name.
         unsaid: The same weights with attributes that were read off titles without their words,
             see rerank_gaps.py.
         shuffled, oracle: The same with attributes of other products, and with the merchants' own
@@ -106,8 +115,10 @@ class TaskResult:
     queries: int
     plain: dict[str, Interval]
     record: RerankRecord
+    said: dict[str, tuple[float, float]]
     shipped: Effect
     fitted: Effect
+    named: Effect
     unsaid: Effect
     shuffled: Effect
     oracle: Effect
@@ -123,19 +134,27 @@ class TaskResult:
 def measure_tasks(
     index: OpenIndex,
     encoder: Encoder,
-    classifier: AttributeClassifier,
+    classifiers: Sequence[AttributeClassifier],
     say: Callable[[str], None],
     progress: Progress,
+    fields: Sequence[str] = (),
 ) -> dict[str, TaskResult]:
     """All tasks on an index that knows attributes.
 
+    Args:
+        classifiers: Those of the index.
+        fields: Of the products; queries name their values, too, and nothing is predicted of them.
+
     Raises:
-        BenchmarkError: It knows none, or too few products were held out from the classifier.
+        BenchmarkError: It knows none, too few products were held out from the classifiers, or
+            there is no such field.
     """
     record = record_of(index.manifest, index.folder)
     try:
-        fit = _maker(index, encoder, classifier, record, (0.0, FIT_SHARE), progress)
-        test = _maker(index, encoder, classifier, record, (FIT_SHARE, 1.0), progress)
+        fit, test = (
+            replace(maker, gallery=with_fields(maker.gallery, index.products, fields))
+            for maker in _makers(index, encoder, classifiers, record, progress)
+        )
     except NoQueriesError as error:
         raise BenchmarkError(f"{index.folder} is too small to measure on: {error}") from error
     say(f"{len(fit.gallery):,} products to fit on, {len(test.gallery):,} to measure on")
@@ -147,7 +166,9 @@ def measure_tasks(
             if learn not in learned:
                 queries = learn(fit)
                 learned[learn] = queries, _lists(queries, fit.gallery)
-            results[name] = _measured(asked, ask(test), test, unsaid, *learned[learn], fit.gallery)
+            results[name] = _measured(
+                asked, ask(test), test, unsaid, *learned[learn], fit.gallery, record
+            )
         except NoQueriesError as error:
             say(f"{name}: not measured: {error}")
     return results
@@ -157,25 +178,55 @@ def record_of(manifest: Manifest, folder: Path) -> AttributesRecord:
     """What the index of `folder` knows of attributes. Raises BenchmarkError for nothing."""
     if manifest.attributes is None:
         raise BenchmarkError(
-            f"{folder} knows no attributes: build it with `shoplens index` and --attributes FOLDER"
+            f"{folder} knows no attributes: build it with `shoplens index` and --attributes FOLDER "
+            "or --categories FOLDER"
         )
     return manifest.attributes
 
 
-def _maker(
+def _makers(
     index: OpenIndex,
     encoder: Encoder,
-    classifier: AttributeClassifier,
+    classifiers: Sequence[AttributeClassifier],
     record: AttributesRecord,
-    part: tuple[float, float],
     progress: Progress,
-) -> Maker:
+) -> tuple[Maker, Maker]:
+    """What makes queries to fit on, and to measure on."""
     titles = index.products.table["title"].to_pylist()
-    gallery = make_gallery(
-        titles, index.products.ids, index.images, index.vectors, index.attributes,
-        record.trained_on, part,
+    fit, test = (
+        make_gallery(
+            titles, index.products.ids, index.images, index.vectors, index.attributes,
+            record.trained_on, part,
+        )
+        for part in ((0.0, FIT_SHARE), (FIT_SHARE, 1.0))
     )  # fmt: skip
-    return Maker(gallery, index.images, encoder, classifier, Words(record.words), progress)
+    words, reader = Words(record.words), Joined(classifiers)
+    sure_from = sure_confidences(record, classifiers, fit)
+    first, second = (
+        Maker(gallery, index.images, encoder, reader, words, sure_from, progress)
+        for gallery in (fit, test)
+    )
+    return first, second
+
+
+def with_fields(gallery: Gallery, products: Products, fields: Sequence[str]) -> Gallery:
+    """The gallery with what merchants say in these fields, each spelling as a value of its own.
+
+    Raises:
+        BenchmarkError: No product has such a field.
+    """
+    given, values = dict(gallery.given), dict(gallery.values)
+    for name in fields:
+        if name not in products.names():
+            raise BenchmarkError(
+                f"no product has the field {name!r}: there are {', '.join(products.names())}"
+            )
+        said = [str(own or "") for own in products.column(name)[gallery.rows].tolist()]
+        values[name] = sorted({own for own in said if own})
+        given.setdefault(
+            name, np.array([values[name].index(own) if own else ABSTAINED for own in said])
+        )
+    return replace(gallery, given=given, values=values)
 
 
 def _measured(
@@ -186,23 +237,31 @@ def _measured(
     fit_queries: RerankQueries,
     fit_lists: Lists,
     fit_gallery: Gallery,
+    known: AttributesRecord,
 ) -> TaskResult:
     gallery = maker.gallery
     lists, columns = _lists(queries, gallery), gallery.columns
-    shipped = fitted(fit_queries, fit_lists, fit_gallery.columns)
+    sources = {source.kind: source.names for source in known.sources}
+    shipped = fitted(fit_queries, fit_lists, fit_gallery.columns, sources)
     every = np.ones(len(fit_queries), np.bool_)
-    raw = chosen(fit_queries, fit_lists, fit_gallery.columns, every)
-    demoting = raw.model_copy(
-        update={"weights": dict.fromkeys(columns, 0.0), "demote": "disagreeing"}
-    )
+    nothing, names = inactive(fit_queries, columns), tuple(columns)
+    raw = chosen(nothing, (), names, fit_queries, fit_lists, fit_gallery.columns, every)
+    demoting = nothing.model_copy(update={"demote": names})
     rng = np.random.default_rng(0)
     mixed = rng.permutation(len(gallery))
     shuffled = {name: column.take(mixed) for name, column in columns.items()}
     oracle = {name: _given(column, gallery.given[name]) for name, column in columns.items()}
 
-    def effect(record: RerankRecord, known: Columns) -> Effect:
-        order = ordered(record, queries, lists, known, np.ones(len(queries), np.bool_))
-        return _effect(queries, lists, gallery, order)
+    words_alone = replace(
+        queries,
+        evidence=[
+            {name: own for name, own in said.items() if own.explicit} for said in queries.evidence
+        ],
+    )
+
+    def effect(record: RerankRecord, known: Columns, asking: RerankQueries = queries) -> Effect:
+        order = ordered(record, asking, lists, known, np.ones(len(asking), np.bool_))
+        return _effect(asking, lists, gallery, order)
 
     places = np.tile(np.arange(lists.places.shape[1]), (len(queries), 1))
     return TaskResult(
@@ -213,8 +272,10 @@ def _measured(
             for name, values in _figures(queries, lists, gallery, places).items()
         },
         record=shipped,
+        said={name: said_of(queries, name) for name in columns},
         shipped=effect(shipped, columns),
         fitted=effect(raw, columns),
+        named=effect(raw, columns, words_alone),
         unsaid=effect(raw, unsaid),
         shuffled=effect(raw, shuffled),
         oracle=effect(raw, oracle),
@@ -222,6 +283,19 @@ def _measured(
         lost=_lost(queries, lists, columns),
         milliseconds=_timed(maker, queries, lists, raw),
     )
+
+
+def said_of(queries: RerankQueries, name: str) -> tuple[float, float]:
+    """The share of queries that surely say something of an attribute, and the share of these
+    that is right, of those of which that is known; 0 where there is none."""
+    sure, right = 0, []
+    for evidence, wanted in zip(queries.evidence, queries.wanted, strict=True):
+        own = evidence.get(name)
+        if own is not None and own.sure:
+            sure += 1
+            if name in wanted:
+                right.append(bool(own.asked[wanted[name]]))
+    return sure / len(queries), float(np.mean(right)) if right else 0.0
 
 
 def _lists(queries: RerankQueries, gallery: Gallery) -> Lists:
@@ -303,7 +377,7 @@ def _timed(
 ) -> tuple[float, float]:
     titles = [title for title in maker.gallery.titles if title.strip()][:_TIMED]
     texts, pixels = queries.how != "phone photos", None
-    if queries.how not in ("titles", "values"):
+    if queries.how not in ("titles", "values", "titles without values"):
         pixels = torch.zeros(1, 3, maker.classifier.image_size, maker.classifier.image_size)
     reading, ordering = [], []
     for number in range(min(_TIMED, len(queries), len(titles))):

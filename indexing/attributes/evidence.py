@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from indexing.attributes.fusing import Evidence, Source
-from indexing.attributes.vocabulary import ABSTAINED, Attribute, Floats
+from indexing.attributes.sureness import SureFrom
+from indexing.attributes.vocabulary import ABSTAINED, OTHER, Attribute, Floats
 from indexing.attributes.words import Words
 from indexing.match_record import Mode
 
@@ -29,7 +30,14 @@ def named(words: Words, attributes: Mapping[str, Attribute], text: str) -> dict[
     return {name: told(attributes[name], values, "named") for name, values in found.items()}
 
 
-def read(attribute: Attribute, shares: Floats, mode: Mode) -> Evidence:
-    """What a classifier says of one query; float32 [classes], calibrated."""
+def read(attribute: Attribute, shares: Floats, mode: Mode, sure_from: SureFrom) -> Evidence:
+    """What a classifier says of one query; float32 [classes], calibrated.
+
+    It is sure as it would be of a product, but for those attributes that `sure_from` has.
+    """
+    if attribute.name in sure_from:
+        least, likeliest = sure_from[attribute.name], int(shares.argmax())
+        sure = least is not None and shares[likeliest] >= least
+        return Evidence(shares, "read", sure=bool(sure and attribute.values[likeliest] != OTHER))
     decided = attribute.decide(shares[np.newaxis], mode)[0]
     return Evidence(shares, "read", sure=bool(decided != ABSTAINED))

@@ -3,16 +3,18 @@
 Queries are split into two halves by the product that they were made from. On the first half the
 temperature of the cosine and the weights of the attributes are fitted, and how much frequent values
 count and whether products that disagree come last are chosen. The second half, which none of that
-has seen, decides: the 95% interval of the gain in nDCG@10 over the cosine alone must not reach
-below 0, nor that of one sort of query (titles, short queries) below -MARGIN: short queries that
-gain much must not pay for titles that lose. What does not pass has no weights.
+has seen, decides: the 95% interval of the gain in nDCG@10 must not reach below 0, nor that of one
+sort of query (titles, short queries) below -MARGIN: short queries that gain much must not pay for
+titles that lose. What does not pass has no weights.
+
+Each kind of classifier has a gate of its own. The first is tried against the cosine alone, and the
+next, fitted together with what has passed, against that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +22,11 @@ from numpy.typing import NDArray
 from indexing.attributes.columns import Columns
 from indexing.attributes.fusing import Evidence, log_agreement, reranked
 from indexing.attributes.gallery import make_gallery
-from indexing.attributes.record import AttributesRecord, Demote, Gain, RerankRecord
+from indexing.attributes.joined import Joined
+from indexing.attributes.record import AttributesRecord, Gain, Gate, RerankRecord
 from indexing.attributes.rerank_queries import Maker, RerankQueries
-from indexing.attributes.vocabulary import AttributeClassifier
+from indexing.attributes.sureness import sure_confidences
+from indexing.attributes.vocabulary import AttributeClassifier, Kind
 from indexing.attributes.words import Words
 from indexing.embed import Progress
 from indexing.match_queries import NoQueriesError, Titles
@@ -34,7 +38,6 @@ from indexing.table import Images
 CANDIDATES = 200  # products that are put into order, as in a search
 DEPTH = 10
 GAMMAS = (0.0, 0.5, 1.0)
-MARGIN = 0.005  # of nDCG@10: what a sort of query may lose at most, by the end of its interval
 RESAMPLES = 1000
 _STEPS = 400
 _RATE = 0.05
@@ -72,34 +75,40 @@ def fit_reranking(
     vectors: VectorRows,
     encoder: Encoder,
     columns: Columns,
-    record: AttributesRecord,
-    classifier: AttributeClassifier,
+    classifiers: Sequence[AttributeClassifier],
     progress: Progress | None = None,
-) -> tuple[dict[Mode, RerankRecord], dict[Mode, str]]:
-    """How each kind of query is reranked, and why a kind is not.
+) -> AttributesRecord:
+    """What the classifiers can be used for: how each kind of query is reranked, or why it is not.
 
-    It encodes at most MAX_QUERIES queries of a kind, each with `encoder` and `classifier`.
+    It encodes at most MAX_QUERIES queries of a kind, each with `encoder` and the classifiers.
 
     Args:
         titles, ids: Of each product; None for no title.
         images: Of whose rows `vectors`, float32 [n, dim], are.
         columns: Of the products, row by row.
-        record: Whose `words` and `trained_on` count.
         progress: Called with pictures done and all, for each kind that reads pictures.
     """
+    record = AttributesRecord.of(classifiers)
     try:
         gallery = make_gallery(titles, ids, images, vectors, columns, record.trained_on)
     except NoQueriesError as error:
-        return {}, dict.fromkeys(MODES, str(error))
+        skipped = dict.fromkeys(MODES, str(error))
+        return record.model_copy(
+            update={"sure_from": dict.fromkeys(record.categories), "skipped": skipped}
+        )
     shown = progress or (lambda _done, _total: None)
-    maker = Maker(gallery, images, encoder, classifier, Words(record.words), shown)
+    sure_from = sure_confidences(record, classifiers, gallery)
+    maker = Maker(
+        gallery, images, encoder, Joined(classifiers), Words(record.words), sure_from, shown
+    )
     made: dict[Mode, Callable[[], RerankQueries]] = {
         "image": maker.image,
         "text": maker.text,
         "image+text": maker.image_text,
     }
+    names = {source.kind: source.names for source in record.sources}
     records: dict[Mode, RerankRecord] = {}
-    skipped: dict[Mode, str] = {}
+    skipped = {}
     for mode, make in made.items():
         try:
             queries = make()
@@ -107,8 +116,8 @@ def fit_reranking(
             skipped[mode] = str(error)
             continue
         lists = first_candidates(gallery.cosines(queries.vectors, queries.hidden), queries.relevant)
-        records[mode] = fitted(queries, lists, gallery.columns)
-    return records, skipped
+        records[mode] = fitted(queries, lists, gallery.columns, names)
+    return record.model_copy(update={"sure_from": sure_from, "rerank": records, "skipped": skipped})
 
 
 def first_candidates(cosines: NDArray[np.float32], relevant: Sequence[Ints]) -> Lists:
@@ -124,37 +133,66 @@ def first_candidates(cosines: NDArray[np.float32], relevant: Sequence[Ints]) -> 
     return Lists(places, best, fits, np.array([len(found) for found in relevant]))
 
 
-def fitted(queries: RerankQueries, lists: Lists, columns: Columns) -> RerankRecord:
-    """The record of one kind of query: fitted on one half of the queries, judged on the other."""
+def fitted(
+    queries: RerankQueries, lists: Lists, columns: Columns, sources: Mapping[Kind, Sequence[str]]
+) -> RerankRecord:
+    """The record of one kind of query: fitted on one half of the queries, judged on the other.
+
+    Args:
+        sources: The attributes of each kind of classifier, in the order in which they are tried.
+    """
     first = halves(queries.clusters)
-    best = chosen(queries, lists, columns, first)
-    deltas = after(best, queries, lists, columns, ~first) - plain_ndcg(lists, ~first)
-    clusters, sorts = queries.clusters[~first], queries.sorts[~first]
-    gain = interval(deltas, clusters)
+    best, passed = inactive(queries, columns), list[str]()
+    gates: dict[Kind, Gate] = {}
+    for kind, names in sources.items():
+        trial = chosen(best, passed, names, queries, lists, columns, first)
+        deltas, before = (
+            after(record, queries, lists, columns, ~first) for record in (trial, best)
+        )
+        gates[kind] = _gate(deltas - before, queries.clusters[~first], queries.sorts[~first])
+        if gates[kind].open:
+            best, passed = trial, [*passed, *names]
+    return best.model_copy(update={"gates": gates})
+
+
+def _gate(deltas: Floats, clusters: Ints, sorts: NDArray[np.str_]) -> Gate:
     gains = {
         str(sort): interval(deltas[sorts == sort], clusters[sorts == sort])
         for sort in np.unique(sorts)
     }
-    if gain[1] < 0 or gain[0] <= 0 or min(low for _, low, _ in gains.values()) < -MARGIN:
-        best = _inactive(queries, columns)
-    return best.model_copy(update={"gain": gain, "gains": gains})
+    return Gate(gain=interval(deltas, clusters), gains=gains)
 
 
-def chosen(queries: RerankQueries, lists: Lists, columns: Columns, first: Bools) -> RerankRecord:
-    """What is best on the queries of `first`, bool [q], by mean nDCG@10; nobody has judged it."""
-    plain = plain_ndcg(lists, first)
-    best, best_gain = _inactive(queries, columns), -np.inf
+def chosen(
+    before: RerankRecord,
+    passed: Sequence[str],
+    names: Sequence[str],
+    queries: RerankQueries,
+    lists: Lists,
+    columns: Columns,
+    first: Bools,
+) -> RerankRecord:
+    """What is best on the queries of `first`, bool [q], by mean nDCG@10; nobody has judged it.
+
+    Args:
+        before: What is demoted by it stays so.
+        passed, names: The attributes that may have a weight; the latter may also be demoted by.
+    """
+    own = {name: columns[name] for name in (*passed, *names)}
+    best, best_ndcg = before, -np.inf
     for gamma in GAMMAS:
-        logs = agreements(queries.evidence, lists, columns, gamma)
-        temperature, weights = fit_weights(lists.cosines[first], logs[first], lists.relevant[first])
-        own = {name: _rounded(weight) for name, weight in zip(columns, weights, strict=True)}
-        for demote in get_args(Demote):
-            update = {"weights": own, "temperature": _rounded(temperature), "gamma": gamma,
-                      "demote": demote}  # fmt: skip
-            trial = best.model_copy(update=update)
-            gain = float((after(trial, queries, lists, columns, first) - plain).mean())
-            if gain > best_gain:
-                best, best_gain = trial, gain
+        logs = agreements(queries.evidence, lists, own, gamma)
+        temperature, fits = fit_weights(lists.cosines[first], logs[first], lists.relevant[first])
+        weights = dict.fromkeys(columns, 0.0)
+        weights |= {name: _rounded(weight) for name, weight in zip(own, fits, strict=True)}
+        for demote in (before.demote, (*before.demote, *names)):
+            trial = before.model_copy(
+                update={"weights": weights, "temperature": _rounded(temperature), "gamma": gamma,
+                        "demote": demote}
+            )  # fmt: skip
+            found = float(after(trial, queries, lists, columns, first).mean())
+            if found > best_ndcg:
+                best, best_ndcg = trial, found
     return best
 
 
@@ -286,10 +324,11 @@ def ordered(
     return np.array(orders, np.int64).reshape(-1, lists.places.shape[1])
 
 
-def _inactive(queries: RerankQueries, columns: Columns) -> RerankRecord:
+def inactive(queries: RerankQueries, columns: Columns) -> RerankRecord:
+    """One that changes nothing."""
     return RerankRecord(
-        weights=dict.fromkeys(columns, 0.0), temperature=1.0, gamma=0.0, demote="never",
-        queries=queries.how, asked=len(queries), gain=(0.0, 0.0, 0.0),
+        weights=dict.fromkeys(columns, 0.0), temperature=1.0, gamma=0.0, demote=(),
+        queries=queries.how, asked=len(queries),
     )  # fmt: skip
 
 

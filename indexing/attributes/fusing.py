@@ -158,7 +158,7 @@ def reranked(
         found, order = scores * record.temperature, np.argsort(-scores, kind="stable")
     demoted = np.zeros(len(rows), np.bool_)
     for name, own in evidence.items():
-        asked = own.source == "chosen" or (record is not None and record.demote == "disagreeing")
+        asked = own.source == "chosen" or (record is not None and name in record.demote)
         if asked and name in columns:
             demoted |= disagrees(rows, columns[name], own)
     order = order[np.argsort(demoted[order], kind="stable")]

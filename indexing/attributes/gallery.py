@@ -1,6 +1,6 @@
 """Products whose attributes are taken as unknown, to try reranking on.
 
-Those whose titles the classifier was not trained on, each with what was predicted of it and nothing
+Those whose titles no classifier was trained on, each with what was predicted of it and nothing
 else: the merchant's own value is the truth that reranking is measured by, so it must not be seen.
 They stand for the products of a shop that have a gap.
 """
@@ -38,6 +38,7 @@ class Gallery:
         titles: "" where there is none.
         same: int64 [g], a number for each title; products without one are all different.
         given: int64 [g] by attribute, the merchant's own value; ABSTAINED for none and OTHER.
+        values: By attribute what its classes are called.
         columns: What is predicted of the products, and what of that is sure; nothing is given.
         mains: int64 [g], rows of their main pictures.
         vectors: float32 [p, dim], of all their pictures, product by product.
@@ -48,6 +49,7 @@ class Gallery:
     titles: list[str]
     same: Ints
     given: Mapping[str, Ints]
+    values: Mapping[str, Sequence[str]]
     columns: Columns
     mains: Ints
     vectors: Floats
@@ -88,30 +90,36 @@ def make_gallery(
     images: Images,
     vectors: VectorRows,
     columns: Columns,
-    trained_on: TrainedOn,
+    trained_on: Sequence[TrainedOn],
     part: tuple[float, float] = (0.0, 1.0),
 ) -> Gallery:
-    """Up to MAX_HELD_OUT of the held-out products that have a picture.
+    """Up to MAX_HELD_OUT of the products with a picture that were held out from all classifiers.
 
     Args:
         titles, ids: Of each product.
         images: Of whose rows `vectors`, float32 [n, dim], are.
+        trained_on: At least one.
         part: From where to where, in shares of the held-out titles.
 
     Raises:
         NoQueriesError: There are fewer than MIN_HELD_OUT.
     """
     mains = main_pictures(images.product, images.main, len(titles))
-    start, end = (share * trained_on.held_out for share in part)
+    least = min(trained_on, key=lambda own: own.held_out)
+    start, end = (share * least.held_out for share in part)
     held_out = [
         row
         for row, (title, name) in enumerate(zip(titles, ids, strict=True))
-        if mains[row] >= 0 and start <= position(title or name, trained_on.seed) < end
+        if mains[row] >= 0
+        and start <= position(title or name, least.seed) < end
+        and all(position(title or name, own.seed) < own.held_out for own in trained_on)
     ]
     if len(held_out) < MIN_HELD_OUT:
+        seeds = {own.seed for own in trained_on}
         raise NoQueriesError(
-            f"{len(held_out)} products that the classifier was not trained on; at least "
+            f"{len(held_out)} products that no classifier was trained on; at least "
             f"{MIN_HELD_OUT} are needed"
+            + (": train them with one --seed, to hold out the same" if len(seeds) > 1 else "")
         )
     rows = np.array(sorted(shuffled(held_out)[:MAX_HELD_OUT]), np.int64)
     own = [titles[row] or "" for row in rows]
@@ -122,6 +130,7 @@ def make_gallery(
         titles=own,
         same=_numbered([normalise_title(title) or f"\n{row}" for row, title in enumerate(own)]),
         given={name: _given(column, rows) for name, column in columns.items()},
+        values={name: column.attribute.values for name, column in columns.items()},
         columns={name: _predicted(column, rows, own) for name, column in columns.items()},
         mains=mains[rows],
         vectors=np.asarray(vectors[pictures], np.float32),

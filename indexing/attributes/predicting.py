@@ -1,7 +1,8 @@
 """Attributes of the products of a segment: predicted from main picture and title, resumable.
 
-Predictions belong to the bytes of the picture and the title, so products that are as they were
-are not predicted again, whether it was an earlier build or a stopped one that did it.
+Predictions belong to the bytes of the picture and the title, or to the title alone where that is
+all that is read, so products that are as they were are not predicted again, whether it was an
+earlier build or a stopped one that did it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ from numpy.typing import NDArray
 
 from indexing.attributes.columns import TOP, Column
 from indexing.attributes.storing import STALE, write_columns
-from indexing.attributes.vocabulary import ABSTAINED, Attribute, AttributeClassifier, mode_of
+from indexing.attributes.vocabulary import (
+    ABSTAINED,
+    Attribute,
+    AttributeClassifier,
+    Reader,
+    mode_of,
+)
 from indexing.catalog.product import ProductImage
 from indexing.embed import Progress, VectorCache, ahead, load_pixels
 from indexing.errors import ImageError
@@ -50,51 +57,63 @@ class _Read:
 
 def add_attributes(
     work: Path,
-    classifier: AttributeClassifier,
-    cache: VectorCache,
+    classifiers: Sequence[AttributeClassifier],
+    folder: Path,
+    previous: OpenIndex | None,
     progress: Progress | None = None,
-) -> dict[str, Column]:
+) -> None:
     """Writes the attributes of the products whose tables are in the folder `work` beside them.
 
     A main picture that cannot be read any more counts as none: its product is read from the
     title. A product with neither has the shares of the values in training.
 
     Args:
-        cache: What was predicted before, by `classifier`; its vectors are the probabilities
-            of all attributes, one behind the other.
+        folder: Where predictions go, for a run that is stopped and goes on.
+        previous: An index whose predictions are taken over where they were made by the same
+            classifier from the same picture and title.
     """
     products = Products(pq.read_table(work / PRODUCTS))
-    reads = list(_reads(products, Images(pq.read_table(work / IMAGES))))
-    new = [read for read in reads if read.key not in cache]
-    failed = _predict(new, classifier, cache, progress)
-    chances = cache.gather([failed.get(read.key, read.key) for read in reads])
-    pictured = [read.picture is not None and read.key not in failed for read in reads]
+    images = Images(pq.read_table(work / IMAGES))
+    columns: dict[str, Column] = {}
+    pictured = main_pictures(images.product, images.main, len(products)) >= 0
+    chances: list[Floats] = []
+    for classifier in classifiers:
+        reads = list(_reads(products, images, classifier))
+        cache = _cache(folder, classifier, previous)
+        new = [read for read in reads if read.key not in cache]
+        failed = _predict(new, classifier, cache, progress)
+        chances.append(cache.gather([failed.get(read.key, read.key) for read in reads]))
+        pictured &= np.array([read.key not in failed for read in reads], np.bool_)
+    titles = products.table["title"].to_pylist()
     modes = np.array(
-        [MODES.index(mode_of(has, read.title)) for has, read in zip(pictured, reads, strict=True)],
+        [MODES.index(mode_of(has, title)) for has, title in zip(pictured, titles, strict=True)],
         np.int8,
     )
-    columns = columns_of(classifier.attributes, chances, modes, given_values(products, classifier))
+    for classifier, own in zip(classifiers, chances, strict=True):
+        given = given_values(products, classifier)
+        columns |= columns_of(classifier.attributes, own, modes, given)
     write_columns(work / ATTRIBUTES, columns, modes)
-    return columns
 
 
-def prediction_cache(
+def _cache(
     folder: Path, classifier: AttributeClassifier, previous: OpenIndex | None
 ) -> VectorCache:
-    """What was predicted before by `classifier`: by a stopped run, and in the index `previous`."""
+    """What was predicted before by `classifier`: by a stopped run, and in the index `previous`.
+    Its vectors are the probabilities of all attributes, one behind the other."""
     sizes = [len(attribute.values) for attribute in classifier.attributes]
     cache = VectorCache(folder / classifier.fingerprint[:16], sum(sizes))
     record = None if previous is None else previous.manifest.attributes
-    if previous is None or record is None or record.fingerprint != classifier.fingerprint:
+    if previous is None or record is None or classifier.fingerprint not in record.fingerprints:
         return cache
-    reads = list(_reads(previous.products, previous.images))
-    # Those that were read from all that they have now.
+    reads = list(_reads(previous.products, previous.images, classifier))
+    # Those that were read from all that they have now. A title is there as it was.
     whole = [
-        mode != STALE and MODES[mode] == mode_of(read.picture is not None, read.title)
+        not classifier.image_size
+        or (mode != STALE and MODES[mode] == mode_of(read.picture is not None, read.title))
         for mode, read in zip(previous.modes, reads, strict=True)
     ]
     rows = np.flatnonzero(whole)
-    known = [previous.attributes[attribute.name].predicted(rows) for attribute in record.attributes]
+    known = [previous.attributes[own.name].predicted(rows) for own in classifier.attributes]
     cache.add_array(
         [reads[row].key for row in rows], np.hstack(known), np.zeros(len(rows), np.uint64)
     )
@@ -160,8 +179,11 @@ def given_values(
     return found
 
 
-def _reads(products: Products, images: Images) -> Iterator[_Read]:
+def _reads(products: Products, images: Images, classifier: Reader) -> Iterator[_Read]:
+    """What each product is read from."""
     mains = main_pictures(images.product, images.main, len(products))
+    if not classifier.image_size:
+        mains = np.full(len(products), -1, np.int64)
     for title, row in zip(products.table["title"].to_pylist(), mains.tolist(), strict=True):
         picture = None
         if row >= 0:

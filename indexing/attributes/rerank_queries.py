@@ -18,7 +18,8 @@ from PIL.Image import Image
 from indexing.attributes.evidence import named, read
 from indexing.attributes.fusing import Evidence
 from indexing.attributes.gallery import Gallery
-from indexing.attributes.vocabulary import ABSTAINED, AttributeClassifier
+from indexing.attributes.sureness import SureFrom
+from indexing.attributes.vocabulary import ABSTAINED, Reader
 from indexing.attributes.words import Words
 from indexing.embed import BATCH_SIZE, Progress
 from indexing.errors import ImageError
@@ -101,8 +102,9 @@ class Maker:
     gallery: Gallery
     images: Images
     encoder: Encoder
-    classifier: AttributeClassifier
+    classifier: Reader
     words: Words
+    sure_from: SureFrom
     progress: Progress
 
     def text(self) -> RerankQueries:
@@ -119,6 +121,13 @@ class Maker:
     def values(self) -> RerankQueries:
         """Short queries alone. Raises NoQueriesError."""
         return self._texts([*islice(self._values(), MAX_QUERIES)])
+
+    def unnamed(self) -> RerankQueries:
+        """Titles without the words that name a value, answered by the products of the whole title.
+        Raises NoQueriesError."""
+        told = (one._replace(text=self.words.without(one.text)) for one in self._titles())
+        left = (one._replace(sort="titles without values") for one in told if one.text)
+        return self._texts([*islice(left, MAX_QUERIES)])
 
     def _texts(self, asked: Sequence[Asked]) -> RerankQueries:
         texts = [one.text for one in asked]
@@ -155,6 +164,8 @@ class Maker:
     def image(self) -> RerankQueries:
         """Phone photos made from main pictures, answered by the products of the same title.
         Raises NoQueriesError."""
+        if not self.classifier.image_size:
+            raise NoQueriesError("titles alone are read, and no pictures")
         mains = self.gallery.mains
         place_of = {int(row): place for place, row in enumerate(mains)}
         files = [row for row in place_of if self.images.path(row) is not None]
@@ -221,7 +232,7 @@ class Maker:
         return {name: value for name, value in values.items() if value != ABSTAINED}
 
     def _written(self, name: str, value: int) -> str:
-        return self.gallery.columns[name].attribute.values[value].lower()
+        return self.gallery.values[name][value].lower()
 
     def _of_title(self, sort: str, text: str, place: int) -> Asked:
         """A query for the products that have the title of this one."""
@@ -257,7 +268,7 @@ class Maker:
             part = open_ones[start : start + BATCH_SIZE]
             pixels = (
                 None
-                if pictures is None
+                if pictures is None or not self.classifier.image_size
                 else torch.stack([self.classifier.preprocess(pictures[place]) for place in part])
             )
             shares = self.classifier.predict(
@@ -266,7 +277,9 @@ class Maker:
             for row, place in enumerate(part):
                 for name, attribute in attributes.items():
                     if name not in found[place]:
-                        found[place][name] = read(attribute, shares[name][row], mode)
+                        found[place][name] = read(
+                            attribute, shares[name][row], mode, self.sure_from
+                        )
         return found
 
     def _queries(

@@ -1,8 +1,8 @@
 """The file of a segment that holds the attributes of its products, one row a product.
 
 For the attribute in place i: `a{i}.top` and `a{i}.probability`, its most probable classes;
-`a{i}.given` and `a{i}.filled`, see `Column`. `mode` is what each product was read from, a place
-in MODES, or STALE.
+`a{i}.given` and `a{i}.filled`, see `Column`. `mode` is what each product was read from (by
+those that read as much), a place in MODES, or STALE.
 """
 
 from __future__ import annotations

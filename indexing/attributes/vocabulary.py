@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 OTHER = "other"  # the class of values that are too rare to learn
 ABSTAINED = -1
+
+# What reads products: attributes off pictures and titles, categories off titles alone. It is the
+# option, too, that names its folder.
+Kind = Literal["attributes", "categories"]
+KINDS: tuple[Kind, ...] = ("attributes", "categories")
 
 Floats = NDArray[np.float32]
 Classes = NDArray[np.int64]
@@ -73,35 +78,16 @@ class Attribute(_Frozen):
         return np.where(sure, best, ABSTAINED)
 
 
-class AttributeClassifier(Protocol):
-    """Reads attributes off pictures and titles; `CmaClassifier` is one."""
-
-    @property
-    def name(self) -> str:
-        """The folder it was opened from."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex SHA-256 over weights, vocabulary and calibration."""
-
-    @property
-    def image_size(self) -> int:
-        """Longest side in pixels of what the picture tower sees."""
+class Reader(Protocol):
+    """Reads attributes off pictures and titles, or off titles alone."""
 
     @property
     def attributes(self) -> tuple[Attribute, ...]: ...
 
     @property
-    def trained_on(self) -> TrainedOn:
-        """Which titles it was trained on."""
-
-    def value_of(self, name: str, raw: str) -> str | None:
-        """A merchant's own value as the value of an attribute, by the label table (OTHER for
-        a rare or unknown one, also where that is no class of the attribute); None for a blank
-        one and for one that means nothing."""
-
-    def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
-        """For each attribute how its values are written, and the value that each means."""
+    def image_size(self) -> int:
+        """Longest side in pixels of what the picture tower sees; 0 where titles alone are read,
+        and nothing is preprocessed."""
 
     def preprocess(self, picture: Image) -> torch.Tensor:
         """An RGB picture to float32 [3, image_size, image_size]; safe in threads."""
@@ -118,6 +104,33 @@ class AttributeClassifier(Protocol):
             pixels: float32 [n, 3, h, w].
             titles: n texts.
         """
+
+
+class AttributeClassifier(Reader, Protocol):
+    """One that was trained; `CmaClassifier` reads both, and `CategoryReader` titles alone."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    @property
+    def name(self) -> str:
+        """The folder it was opened from."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over weights, vocabulary and calibration."""
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """Which titles it was trained on."""
+
+    def value_of(self, name: str, raw: str) -> str | None:
+        """A merchant's own value as the value of an attribute, by the label table (OTHER for
+        a rare or unknown one, also where that is no class of the attribute); None for a blank
+        one and for one that means nothing."""
+
+    def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
+        """For each attribute how its values are written, and the value that each means."""
 
 
 class TrainedOn(_Frozen):

@@ -73,6 +73,14 @@ class FacetValue(_Answer):
     filled: int
 
 
+class Proposed(_Answer):
+    """A category that a text lets expect, to be asked for as `attribute=value`."""
+
+    attribute: str
+    value: str
+    confidence: float
+
+
 class Milliseconds(_Answer):
     """Time that an answer took; `model` is the part in the encoder, with those that shared it."""
 
@@ -124,6 +132,7 @@ class SearchAnswer(_Answer):
         match_probability: That the shop has what was asked for; None where nothing tells.
         good_match: Whether that is enough; None where nothing tells.
         facets, price: Of the first 200 products.
+        proposals: Categories that the text lets expect, the likeliest first.
         words: Of the text, where `explain` asks for them and the encoder drops words.
     """
 
@@ -136,6 +145,7 @@ class SearchAnswer(_Answer):
     hits: list[FoundProduct]
     facets: dict[str, list[FacetValue]]
     price: PriceRange | None
+    proposals: list[Proposed] = []
     words: list[Word] | None = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from dataclasses import asdict
 from functools import partial
 
 from PIL.Image import Image
@@ -20,7 +21,7 @@ from search.server.batching import BatchingEncoder, model_time
 from search.server.feedback import Asked
 from search.server.forms import SearchForm
 from search.server.query_pictures import query_picture
-from search.server.schemas import Milliseconds, SearchAnswer, Word
+from search.server.schemas import Milliseconds, Proposed, SearchAnswer, Word
 from search.server.served import ServedVersion, Services, facets_of, price_range
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ def _answer(
         hits=[served.found(hit, rank) for rank, hit in enumerate(hits, start=offset + 1)],
         facets=facets_of(answers.facets),
         price=price_range(answers.prices),
+        proposals=[Proposed(**asdict(proposal)) for proposal in answers.proposals],
         words=words,
     )
 

@@ -200,13 +200,13 @@ def test_counts_that_disagree_with_the_files_are_refused(folder: Path) -> None:
 
 def test_another_schema_version_is_refused_with_the_way_out(folder: Path) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({"schema_version": 4, "whatever": "is new"}))
+    path.write_text(json.dumps({"schema_version": 5, "whatever": "is new"}))
     with pytest.raises(
-        IndexMismatchError, match="schema 4 and this shoplens reads schema 3: update"
+        IndexMismatchError, match="schema 5 and this shoplens reads schema 4: update"
     ):
         open_index(folder)
     path.write_text(json.dumps({"schema_version": 0}))
-    with pytest.raises(IndexMismatchError, match="schema 3: rebuild it with `shoplens index"):
+    with pytest.raises(IndexMismatchError, match="schema 4: rebuild it with `shoplens index"):
         open_index(folder)
 
 

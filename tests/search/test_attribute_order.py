@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from indexing.attributes.columns import Column
-from indexing.attributes.record import AttributesRecord, RerankRecord
+from indexing.attributes.record import AttributesRecord, RerankRecord, SourceRecord
 from indexing.attributes.vocabulary import ABSTAINED, Attribute, Calibration, TrainedOn
 from indexing.errors import QueryError
 from indexing.match_record import MODES
@@ -42,10 +42,10 @@ FILLED = [ABSTAINED, 0, ABSTAINED, 1, ABSTAINED, ABSTAINED]
 SHARES = [[0.5, 0.25, 0.25], [0.75, 0.25, 0], [0, 1, 0], [0, 1, 0], [0.25, 0.5, 0.25], [0, 0, 1]]
 
 
-def rerank(weight: float, demote: Any = "never") -> RerankRecord:
+def rerank(weight: float, demote: tuple[str, ...] = ()) -> RerankRecord:
     return RerankRecord(
         weights={"color": weight}, temperature=0.5, gamma=0.0, demote=demote,
-        queries="titles", asked=10, gain=(0.1, 0, 0.2),
+        queries="titles", asked=10,
     )  # fmt: skip
 
 
@@ -58,10 +58,13 @@ def shop_index(encoder: Any, own: RerankRecord | None) -> OpenIndex:
         np.take_along_axis(np.array(SHARES), top, axis=1).astype(np.float16),
         np.array(GIVEN, np.int16), np.array(FILLED, np.int16),
     )  # fmt: skip
-    record = AttributesRecord(
-        name="fake", fingerprint="f", attributes=(COLOR,),
+    source = SourceRecord(
+        kind="attributes", name="fake", fingerprint="f", attributes=(COLOR,),
         words={"color": (("Red", "Red"), ("crimson", "Red"), ("Navy Blue", "Navy Blue"))},
         trained_on=TrainedOn(held_out=0.1, seed=0),
+    )  # fmt: skip
+    record = AttributesRecord(
+        sources=(source,),
         rerank={} if own is None else dict.fromkeys(MODES, own),
     )  # fmt: skip
     manifest = index.manifest.model_copy(update={"attributes": record})
@@ -71,7 +74,7 @@ def shop_index(encoder: Any, own: RerankRecord | None) -> OpenIndex:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     found = Fake()
-    patched = partial(QueryAttributes, load=lambda _name: found)
+    patched = partial(QueryAttributes, load=lambda _kind, _name: found)
     monkeypatch.setattr(version, "QueryAttributes", patched)
     return found
 
@@ -84,7 +87,7 @@ def test_without_weights_the_order_is_that_of_the_cosine(tiny_encoder: Any, fake
     plain = made(tiny_encoder, None).search(text="red")
     assert ids(plain) == "r m y w b c"
     assert made(tiny_encoder, rerank(0)).search(text="red") == plain
-    assert made(tiny_encoder, rerank(5, "disagreeing")).search(text="red", rerank=False) == plain
+    assert made(tiny_encoder, rerank(5, ("color",))).search(text="red", rerank=False) == plain
     assert fake.asked == []
 
 
@@ -103,7 +106,7 @@ def test_words_of_the_query_count_by_their_weight(tiny_encoder: Any, fake: Fake)
 
 
 def test_those_that_disagree_come_last(tiny_encoder: Any, fake: Fake) -> None:
-    engine = made(tiny_encoder, rerank(0, "disagreeing"))
+    engine = made(tiny_encoder, rerank(0, ("color",)))
     # y was given as blue, w filled in as blue, c given as other; of b nothing is known.
     assert ids(engine.search(text="red")) == "r m b y w c"
     assert ids(engine.search(text="red", k=4)) == "r m b y"
@@ -116,7 +119,7 @@ def test_those_that_disagree_come_last(tiny_encoder: Any, fake: Fake) -> None:
 
 
 def test_diverse_answers_keep_the_blocks(tiny_encoder: Any) -> None:
-    engine = made(tiny_encoder, rerank(0, "disagreeing"))
+    engine = made(tiny_encoder, rerank(0, ("color",)))
     found = ids(engine.search(text="red", diversity=0.9)).split()
     assert set(found[:3]) == {"r", "m", "b"}
     assert set(found[3:]) == {"y", "w", "c"}
@@ -137,7 +140,7 @@ def test_what_is_chosen_always_counts(
 
 
 def test_texts_to_turn_away_from_name_nothing(tiny_encoder: Any, fake: Fake) -> None:
-    engine = made(tiny_encoder, rerank(0, "disagreeing"))
+    engine = made(tiny_encoder, rerank(0, ("color",)))
     found = engine.search(text="yellow", minus="red")
     assert found == engine.search(text="yellow", minus="red", rerank=False)
 

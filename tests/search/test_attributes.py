@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from indexing.attributes.record import AttributesRecord, RerankRecord
-from indexing.attributes.vocabulary import Attribute, Calibration, TrainedOn
+from indexing.attributes.record import AttributesRecord, RerankRecord, SourceRecord
+from indexing.attributes.vocabulary import Attribute, Calibration, Kind, TrainedOn
 from indexing.errors import ModelError, QueryError
 from indexing.match_record import MODES
 from search.attributes import QueryAttributes
@@ -44,6 +44,7 @@ PICTURE = Image.new("RGB", (4, 4), "red")
 
 
 class Fake:
+    kind: Kind = "attributes"
     name = "fake"
     fingerprint = "f"
     image_size = 4
@@ -57,6 +58,9 @@ class Fake:
     def value_of(self, name: str, raw: str) -> str | None:
         raise NotImplementedError
 
+    def ways_of_writing(self) -> Any:
+        return WORDS
+
     def preprocess(self, picture: Image.Image) -> torch.Tensor:
         return torch.full((3, 4, 4), float(np.asarray(picture)[0, 0, 0]))
 
@@ -66,17 +70,16 @@ class Fake:
         return {name: np.array([own], np.float32) for name, own in self.shares.items()}
 
 
-def rerank(color: float = 1.0, kind: float = 1.0, demote: Any = "never") -> RerankRecord:
+def rerank(color: float = 1.0, kind: float = 1.0, demote: tuple[str, ...] = ()) -> RerankRecord:
     return RerankRecord(
         weights={"color": color, "kind": kind}, temperature=0.1, gamma=0.5, demote=demote,
-        queries="titles", asked=10, gain=(0.1, 0, 0.2),
+        queries="titles", asked=10,
     )  # fmt: skip
 
 
 def record(**by_mode: RerankRecord) -> AttributesRecord:
     return AttributesRecord(
-        name="fake", fingerprint="f", attributes=(COLOR, KIND), words=WORDS,
-        trained_on=TrainedOn(held_out=0.1, seed=0),
+        sources=(SourceRecord.of(Fake()),),
         rerank={mode: by_mode[mode.replace("+", "_")] for mode in MODES
                 if mode.replace("+", "_") in by_mode},
     )  # fmt: skip
@@ -84,7 +87,7 @@ def record(**by_mode: RerankRecord) -> AttributesRecord:
 
 def reader(fake: Fake, **by_mode: RerankRecord) -> QueryAttributes:
     modes = by_mode or {"text": rerank(), "image": rerank(), "image_text": rerank()}
-    return QueryAttributes(record(**modes), lambda _name: fake)
+    return QueryAttributes(record(**modes), lambda _kind, _name: fake)
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def fake() -> Fake:
 
 
 def test_words_are_explicit_and_share_the_mass(fake: Fake) -> None:
-    found = reader(fake).evidence(None, "navy or crimson red cups", {})
+    found = reader(fake).wishes(None, "navy or crimson red cups", {}).evidence
     assert {name: own.distribution.tolist() for name, own in found.items()} == {
         "color": [0.5, 0.5, 0],
         "kind": [1, 0],
@@ -103,13 +106,17 @@ def test_words_are_explicit_and_share_the_mass(fake: Fake) -> None:
 
 
 def test_words_of_other_attributes_and_values_say_nothing(fake: Fake) -> None:
-    found = reader(fake, text=rerank(0, 0, "disagreeing")).evidence(None, "big odd teal thing", {})
+    found = (
+        reader(fake, text=rerank(0, 0, ("color", "kind")))
+        .wishes(None, "big odd teal thing", {})
+        .evidence
+    )
     assert found == {}
     assert fake.asked == []
 
 
 def test_the_classifier_reads_what_no_word_names(fake: Fake) -> None:
-    found = reader(fake).evidence(PICTURE, "a navy thing", {})
+    found = reader(fake).wishes(PICTURE, "a navy thing", {}).evidence
     assert fake.asked == [(((1, 3, 4, 4), 255.0), ["a navy thing"])]
     assert found["color"].distribution.tolist() == [0, 1, 0]  # the words win over the picture
     assert found["kind"].distribution.tolist() == pytest.approx([0.8, 0.2])
@@ -119,20 +126,22 @@ def test_the_classifier_reads_what_no_word_names(fake: Fake) -> None:
 
 def test_it_abstains_by_the_thresholds_of_the_mode(fake: Fake) -> None:
     own = reader(fake)
-    assert own.evidence(None, "thing", {})["kind"].sure
-    assert not own.evidence(PICTURE, None, {})["kind"].sure
+    assert own.wishes(None, "thing", {}).evidence["kind"].sure
+    assert not own.wishes(PICTURE, None, {}).evidence["kind"].sure
     assert fake.asked == [(None, ["thing"]), (((1, 3, 4, 4), 255.0), None)]
     fake.shares = {"color": [0.1, 0.1, 0.8], "kind": [0.3, 0.7]}
-    found = own.evidence(PICTURE, None, {})
+    found = own.wishes(PICTURE, None, {}).evidence
     assert found["kind"].sure
     assert not found["color"].sure  # other is no value
 
 
 def test_it_runs_only_for_weights(fake: Fake) -> None:
-    assert reader(fake, text=rerank(1, 0)).evidence(None, "red thing", {}).keys() == {"color"}
-    assert reader(fake, image=rerank()).evidence(None, "thing", {}) == {}
-    assert reader(fake, text=rerank(0, 0)).evidence(None, "red thing", {}) == {}
-    assert reader(fake).evidence(PICTURE, "red thing", {}, rerank=False) == {}
+    assert reader(fake, text=rerank(1, 0)).wishes(None, "red thing", {}).evidence.keys() == {
+        "color"
+    }
+    assert reader(fake, image=rerank()).wishes(None, "thing", {}).evidence == {}
+    assert reader(fake, text=rerank(0, 0)).wishes(None, "red thing", {}).evidence == {}
+    assert reader(fake).wishes(PICTURE, "red thing", {}, rerank=False).evidence == {}
     assert fake.asked == []
 
 
@@ -140,7 +149,7 @@ def test_what_is_chosen_wins_and_counts_always(fake: Fake) -> None:
     chosen = {"COLOR": "navy", "kind": "cup"}
     for own in (reader(fake), reader(fake, image=rerank())):
         for wanted in (True, False):
-            found = own.evidence(None, "red shoes", chosen, rerank=wanted)
+            found = own.wishes(None, "red shoes", chosen, rerank=wanted).evidence
             assert found["color"].distribution.tolist() == [0, 1, 0]
             assert found["kind"].distribution.tolist() == [1, 0]
             assert {evidence.source for evidence in found.values()} == {"chosen"}
@@ -166,7 +175,7 @@ def test_what_is_chosen_wins_and_counts_always(fake: Fake) -> None:
 )
 def test_what_is_unknown_is_refused(fake: Fake, chosen: dict[str, str], message: str) -> None:
     with pytest.raises(QueryError) as error:
-        reader(fake).evidence(None, "thing", chosen)
+        reader(fake).wishes(None, "thing", chosen)
     assert str(error.value) == message
 
 
@@ -175,7 +184,7 @@ def test_a_classifier_that_is_gone_leaves_the_words(
 ) -> None:
     tried = []
 
-    def gone(name: str) -> Any:
+    def gone(_kind: Kind, name: str) -> Any:
         tried.append(name)
         raise ModelError(f"{name} is gone")
 
@@ -183,15 +192,15 @@ def test_a_classifier_that_is_gone_leaves_the_words(
     assert tried == []
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert own.evidence(None, "red thing", {}).keys() == {"color"}
+            assert own.wishes(None, "red thing", {}).evidence.keys() == {"color"}
     assert tried == ["fake"]
     assert [entry.getMessage() for entry in caplog.records] == [
-        "queries are read by their words alone: fake is gone"
+        "attributes of queries are read by words alone: fake is gone"
     ]
 
 
 def test_another_classifier_is_not_asked(fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
     fake.fingerprint = "g"
-    assert reader(fake).evidence(None, "thing", {}) == {}
+    assert reader(fake).wishes(None, "thing", {}).evidence == {}
     assert fake.asked == []
     assert "fake has changed since it read the index" in caplog.text

@@ -44,7 +44,7 @@ def opened(products: list[Product], vectors: NDArray[np.float32]) -> OpenIndex:
     pictures = [(row, image) for row, item in enumerate(products) for image in item.images]
     count = len(pictures)
     manifest = Manifest(
-        schema_version=3,
+        schema_version=4,
         shoplens_version="0",
         created=datetime.now(timezone.utc),
         version=1,

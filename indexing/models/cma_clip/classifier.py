@@ -23,7 +23,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from indexing.attributes.labels import Labels, read_labels, write_labels
-from indexing.attributes.vocabulary import Attribute, Calibration, Floats, TrainedOn, mode_of
+from indexing.attributes.vocabulary import (
+    Attribute,
+    Calibration,
+    Floats,
+    Kind,
+    TrainedOn,
+    mode_of,
+)
 from indexing.durable import replace_bytes, write_atomically
 from indexing.errors import ModelError, TrainingError
 from indexing.match_record import MODES, Mode
@@ -73,6 +80,8 @@ class CmaClassifier:
 
     `encoder` and `network` are what training works on.
     """
+
+    kind: Kind = "attributes"
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 // The page: from what is asked (the URL, a picture) to what is shown.
 
 import * as api from "./api.js";
-import { drawChips } from "./chips.js";
+import { drawChips, drawProposals } from "./chips.js";
 import { announce, closable, el, find, toast } from "./dom.js";
 import { drawFilters } from "./filters.js";
 import { drawIdeas } from "./ideas.js";
@@ -143,6 +143,7 @@ function draw(index, key, found) {
   );
   find("grid").replaceChildren(...hits.map((hit) => card(hit, index.attributes, act)));
   find("results-title").textContent = headline();
+  drawProposals(find("proposals"), query, found.proposals, refine);
   drawFilters(find("filters"), query, index, found, refine);
   drawMore();
   announce(
@@ -179,6 +180,7 @@ function showInstead(panel) {
   find("notice").replaceChildren(panel);
   find("grid").replaceChildren();
   find("more").replaceChildren();
+  drawProposals(find("proposals"), query, [], refine);
   drawFilters(find("filters"), query, indexOf(query), null, refine);
   tellSheet(query, 0);
 }

@@ -1,4 +1,4 @@
-// What was asked besides the picture and the text.
+// What was asked besides the picture and the text, and what might be.
 
 import { el, icon } from "./dom.js";
 import { count, title } from "./values.js";
@@ -46,6 +46,25 @@ export function drawChips(place, query, change) {
       ),
     );
   }
+}
+
+/** Categories that the words let expect; a click asks for one through `change(part)`. */
+export function drawProposals(place, query, proposals, change) {
+  place.hidden = proposals.length === 0;
+  place.replaceChildren(
+    ...proposals.map(({ attribute, value }) =>
+      el(
+        "button",
+        {
+          type: "button",
+          class: "chip",
+          "aria-label": `Only ${title(attribute)}: ${value}`,
+          onclick: () => change({ attributes: { ...query.attributes, [attribute]: value } }),
+        },
+        `${value}?`,
+      ),
+    ),
+  );
 }
 
 function priceWords({ min, max }) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,25 @@ from PIL import Image
 
 from benchmarks.attributes.rerank_gaps import without_words
 from benchmarks.attributes.rerank_report import write_rerank_report
-from benchmarks.attributes.reranking import agreement, measure_tasks
+from benchmarks.attributes.reranking import agreement, measure_tasks, said_of
 from indexing.attributes.columns import Column
+from indexing.attributes.evidence import told
+from indexing.attributes.fusing import Evidence
 from indexing.attributes.gallery import make_gallery
-from indexing.attributes.rerank_queries import Maker
+from indexing.attributes.rerank_queries import Maker, RerankQueries
 from indexing.attributes.vocabulary import TrainedOn
 from indexing.attributes.words import Words
 from indexing.build import build_index
 from indexing.catalog import read_catalog
 from indexing.errors import BenchmarkError
 from indexing.store import open_index
-from tests.conftest import TinyClassifier, TinyEncoder, pictures_of
+from tests.conftest import (
+    TinyCategorizer,
+    TinyClassifier,
+    TinyEncoder,
+    pictures_of,
+    tiny_shelves,
+)
 
 SHADES = {"Red": (200, 40, 40), "Blue": (40, 40, 200), "Green": (40, 200, 40)}
 
@@ -60,13 +69,13 @@ def test_attributes_help_where_the_cosine_is_blind_and_only_the_right_ones(
     shop: Any, tmp_path: Path
 ) -> None:
     encoder, classifier = ColourBlind(), TinyClassifier()
-    build_index(shop, encoder, tmp_path / "index", classifier=classifier)
+    build_index(shop, encoder, tmp_path / "index", classifiers=[classifier])
     said: list[str] = []
     found = measure_tasks(
-        open_index(tmp_path / "index"), encoder, classifier, said.append, lambda done, total: None
+        open_index(tmp_path / "index"), encoder, [classifier], said.append, lambda done, total: None
     )
     assert "to fit on" in said[0]
-    assert set(found) == {"titles", "like this but", "photos"}
+    assert set(found) == {"titles", "unnamed", "like this but", "photos"}
     assert "values: not measured" in said[1]  # three colours and two kinds make too few
     changed = found["like this but"]
     assert changed.record.active
@@ -90,7 +99,7 @@ def test_attributes_help_where_the_cosine_is_blind_and_only_the_right_ones(
     figures = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert figures["like this but"]["shipped"]["ndcg"]["mean"] == changed.shipped.ndcg.mean
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "Gate open" in page
+    assert "Gate of attributes: open" in page
     assert "the same, attributes of other products" in page
 
 
@@ -113,12 +122,12 @@ def test_products_whose_titles_do_not_say_it(tmp_path: Path) -> None:
     vectors = np.zeros((200, 2), np.float32)
     gallery = make_gallery(
         titles, list(map(str, range(200))), images, vectors, columns,
-        TrainedOn(held_out=1.0, seed=0),
+        [TrainedOn(held_out=1.0, seed=0)],
     )  # fmt: skip
     done: list[tuple[int, int]] = []
     words = Words(classifier.ways_of_writing())
     maker = Maker(
-        gallery, images, TinyEncoder(), classifier, words, lambda *shown: done.append(shown)
+        gallery, images, TinyEncoder(), classifier, words, {}, lambda *shown: done.append(shown)
     )
     found = without_words(maker)
     color, kind = found["color"], found["kind"]
@@ -139,8 +148,72 @@ def test_an_index_without_attributes(shop: Any, tmp_path: Path) -> None:
     build_index(shop, encoder, tmp_path / "index")
     with pytest.raises(BenchmarkError, match="knows no attributes"):
         measure_tasks(
-            open_index(tmp_path / "index"), encoder, TinyClassifier(), print, lambda *_: None
+            open_index(tmp_path / "index"), encoder, [TinyClassifier()], print, lambda *_: None
         )
+
+
+def test_categories_alone_are_measured_on_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("attributes.rerank_queries", "match_queries"):  # fewer are as good here
+        monkeypatch.setattr(f"indexing.{module}.MAX_QUERIES", 120)
+    rng = np.random.default_rng(0)
+    shelves = TinyCategorizer.categories
+    for number in range(8):  # how bright a picture is says nothing of its shelf
+        Image.new("RGB", (4, 4), (40 + 20 * number,) * 3).save(tmp_path / f"{number}.png")
+    with (tmp_path / "catalog.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "title", "image", "shelf", "maker"])
+        for number in range(660):
+            shelf = shelves[int(rng.integers(4))]
+            own = [f"{shelf} number {number}", f"{rng.integers(8)}.png", shelf, f"m{number % 20}"]
+            writer.writerow([number, *own])
+    categorizer, encoder = TinyCategorizer(), ColourBlind()
+    categorizer.config = SimpleNamespace(trained_on=TrainedOn(held_out=1.0, seed=0))
+    classifiers = [tiny_shelves(categorizer)]
+    catalog = read_catalog(tmp_path / "catalog.csv")
+    build_index(catalog, encoder, tmp_path / "index", classifiers=classifiers)
+    index, said = open_index(tmp_path / "index"), list[str]()
+
+    def measured(fields: list[str]) -> Any:
+        return measure_tasks(index, encoder, classifiers, said.append, lambda *_: None, fields)
+
+    found = measured(["maker"])
+    assert "photos: not measured: titles alone are read, and no pictures" in said
+    assert set(found) == {"titles", "values", "unnamed", "like this but"}
+    titles, values, unnamed = found["titles"], found["values"], found["unnamed"]
+    assert titles.said == {"shelf": (1.0, 1.0)}
+    assert unnamed.said == {"shelf": (0.0, 0.0)}  # `number 7` is of no shelf
+    assert 0 < values.said["shelf"][0] < 1  # others name a maker alone
+    assert values.said["shelf"][1] == 1
+    assert titles.record.counts(["shelf"])
+    assert titles.record.gates["categories"].open
+    for result in (titles, values):
+        assert result.shipped.ndcg.low > 0
+        assert result.named == result.fitted  # nothing is read of them but their words
+        assert result.oracle.ndcg.mean >= result.fitted.ndcg.mean
+        assert result.shuffled.ndcg.mean < result.fitted.ndcg.mean / 2
+    assert unnamed.fitted.ties == unnamed.queries
+    with pytest.raises(BenchmarkError, match=r"no product has the field 'makr': there are id,"):
+        measured(["makr"])
+    write_rerank_report(found, tmp_path / "out", "the command")
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "Gate of categories: open" in page
+    assert "Queries surely say shelf in 100.0% of the cases, and rightly in 100.0%" in page
+
+
+def test_what_queries_say_by_hand() -> None:
+    [attribute] = tiny_shelves().attributes
+    sure, unsure = told(attribute, ["Toys"], "named"), Evidence(np.full(4, 0.25), "read", False)
+    nothing = np.zeros(5, np.int64)
+    queries = RerankQueries(
+        sorts=np.full(5, "planted"), vectors=np.zeros((5, 2), np.float32), clusters=nothing,
+        hidden=nothing, relevant=[nothing] * 5,
+        evidence=[{"shelf": sure}, {"shelf": sure}, {"shelf": sure}, {"shelf": unsure}, {}],
+        wanted=[{"shelf": 2}, {"shelf": 1}, {"color": 0}, {"shelf": 2}, {"shelf": 2}],
+    )  # fmt: skip
+    assert said_of(queries, "shelf") == (3 / 5, 1 / 2)
+    assert said_of(queries, "color") == (0.0, 0.0)
 
 
 def test_agreement_counts_what_is_given() -> None:

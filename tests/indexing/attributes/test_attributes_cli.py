@@ -113,7 +113,7 @@ def test_an_index_without_attributes_is_not_updated_with_some(
     assert isinstance(refused, IndexMismatchError)
     assert str(refused).endswith(
         "has no attributes: fill them in by `shoplens index` with --attributes FOLDER, or update "
-        "without a classifier"
+        "without --attributes"
     )
 
 

@@ -74,12 +74,12 @@ class Bench:
 
     def build(self, shop: Shop) -> BuildReport:
         return build_index(
-            self.catalog(shop), self.encoder, self.folder, classifier=self.classifier
+            self.catalog(shop), self.encoder, self.folder, classifiers=[self.classifier]
         )
 
     def update(self, shop: Shop) -> BuildReport:
         return update_index(
-            self.catalog(shop), self.encoder, self.folder, classifier=self.classifier
+            self.catalog(shop), self.encoder, self.folder, classifiers=[self.classifier]
         )
 
     def open(self) -> OpenIndex:
@@ -117,7 +117,7 @@ def test_what_is_given_filled_in_and_left_open(bench: Bench) -> None:
     assert index.known(0)["color"].confidence == 1
     record = index.manifest.attributes
     assert record is not None
-    assert record.fingerprint == bench.classifier.fingerprint
+    assert record.fingerprints == (bench.classifier.fingerprint,)
     assert ("Red", "Red") in record.words["color"]
     modes = [MODES[mode] for mode in index.modes]
     assert modes == ["image+text"] * 5 + ["image"]
@@ -238,7 +238,7 @@ def test_another_classifier_makes_another_version_and_none_takes_them_away(bench
     with pytest.raises(IndexMismatchError, match="which is another"):
         update_index(
             bench.catalog(SHOP), bench.encoder, bench.folder,
-            classifier=type(bench.classifier)("third"),
+            classifiers=[type(bench.classifier)("third")],
         )  # fmt: skip
     with pytest.raises(IndexMismatchError, match=r"has attributes by tiny.*given is none"):
         update_index(bench.catalog(SHOP), bench.encoder, bench.folder)
@@ -297,7 +297,7 @@ def test_a_picture_that_is_gone_is_read_from_its_title(
 def test_the_progress_ends_at_all(bench: Bench) -> None:
     seen: list[tuple[int, int]] = []
     build_index(
-        bench.catalog(SHOP), bench.encoder, bench.folder, classifier=bench.classifier,
+        bench.catalog(SHOP), bench.encoder, bench.folder, classifiers=[bench.classifier],
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert (6, 6) in seen
@@ -372,4 +372,4 @@ def test_the_commands(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert out.read_text() == shown
     assert len(shown.splitlines()) == 7
     record = json.loads(CliRunner().invoke(app, ["info", str(bench.folder), "--json"]).stdout)
-    assert record["attributes"]["name"] == "tiny classifier"
+    assert record["attributes"]["sources"][0]["name"] == "tiny classifier"

@@ -48,7 +48,7 @@ class Shop:
 
     def build(self, *rows: str, **options: Any) -> Any:
         catalog = self.catalog(*rows, **options)
-        return build_index(catalog, self.encoder, self.folder, classifier=self.classifier)
+        return build_index(catalog, self.encoder, self.folder, classifiers=[self.classifier])
 
     def upgrade(self, new: Any, change: Callable[[], object] = lambda: None) -> OpenIndex:
         """To another encoder; `change` happens before."""
@@ -152,7 +152,7 @@ def test_a_further_picture_does_not_get_what_was_read_off_a_main_one_that_is_gon
     assert shop.known()["a"] == "color Blue filled"
     catalog = shop.place / "catalog.csv"
     catalog.write_text(catalog.read_text().replace("blue.png|", ""))
-    build_index(read_catalog(catalog), shop.encoder, shop.folder, classifier=shop.classifier)
+    build_index(read_catalog(catalog), shop.encoder, shop.folder, classifiers=[shop.classifier])
     assert shop.known()["a"] == "color Green filled"
     assert shop.classifier.predicted == 2 + 1
 
@@ -186,7 +186,7 @@ def test_an_index_that_is_opened_after_another_has_its_own_attributes(shop: Shop
     shop.build(*ROWS)
     filled = open_index(shop.folder, before=bare)
     update_index(
-        shop.catalog("d,mug,red.png,,"), shop.encoder, shop.folder, classifier=shop.classifier
+        shop.catalog("d,mug,red.png,,"), shop.encoder, shop.folder, classifiers=[shop.classifier]
     )
     delete_products(shop.folder, ["b"])
     index = open_index(shop.folder, before=filled)
@@ -202,7 +202,7 @@ def test_all_products_can_go_and_come_again(shop: Shop) -> None:
     delete_products(shop.folder, ["a", "b", "c"])
     assert len(open_index(shop.folder).attributes["color"]) == 0
     assert compact(shop.folder).products == 0
-    update_index(shop.catalog(ROWS[1]), shop.encoder, shop.folder, classifier=shop.classifier)
+    update_index(shop.catalog(ROWS[1]), shop.encoder, shop.folder, classifiers=[shop.classifier])
     assert shop.known() == {"b": KNOWN["b"]}
 
 

@@ -17,7 +17,7 @@ from indexing.attributes.columns import Column
 from indexing.attributes.evidence import told
 from indexing.attributes.fit import (
     CANDIDATES,
-    MARGIN,
+    after,
     first_candidates,
     fit_reranking,
     fit_weights,
@@ -28,9 +28,9 @@ from indexing.attributes.fit import (
 )
 from indexing.attributes.fusing import Evidence
 from indexing.attributes.gallery import MIN_HELD_OUT, make_gallery
-from indexing.attributes.record import AttributesRecord
+from indexing.attributes.record import MARGIN, Gate, RerankRecord
 from indexing.attributes.rerank_queries import Maker, RerankQueries
-from indexing.attributes.vocabulary import ABSTAINED, Attribute, Calibration, TrainedOn
+from indexing.attributes.vocabulary import ABSTAINED, Attribute, Calibration, Kind, TrainedOn
 from indexing.attributes.words import Words
 from indexing.match_queries import NoQueriesError
 from indexing.match_record import MODES
@@ -44,6 +44,14 @@ COLOR = Attribute(
     prior=(0.25,) * 4,
     calibration={mode: Calibration(classes=(0.6,) * 4) for mode in MODES},
 )
+
+
+ONE: dict[Kind, tuple[str, ...]] = {"attributes": ("color",)}
+
+
+def gate_of(record: RerankRecord) -> Gate:
+    [gate] = record.gates.values()
+    return gate
 
 
 def column(classes: np.ndarray[Any, Any], confidence: float = 0.85) -> Column:
@@ -79,24 +87,24 @@ def planted(seed: int = 0, queries: int = 300, products: int = 400) -> Any:
 
 def test_right_attributes_pass_and_help() -> None:
     queries, lists, colors = planted()
-    found = fitted(queries, lists, {"color": column(colors)})
+    found = fitted(queries, lists, {"color": column(colors)}, ONE)
     assert found.active
     assert found.weights["color"] > 0
-    mean, low, high = found.gain
+    mean, low, high = gate_of(found).gain
     assert 0.05 < low <= mean <= high
     assert (found.queries, found.asked) == ("planted", 300)
-    assert found.gains == {"planted": found.gain}
+    assert gate_of(found).gains == {"planted": gate_of(found).gain}
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_shuffled_attributes_do_not(seed: int) -> None:
     queries, lists, colors = planted(seed)
     mixed = np.random.default_rng(10 + seed).permutation(colors)
-    found = fitted(queries, lists, {"color": column(mixed)})
+    found = fitted(queries, lists, {"color": column(mixed)}, ONE)
     assert not found.active
     assert found.weights == {"color": 0.0}
-    assert found.demote == "never"
-    assert found.gain[1] < 0 or found.gain[0] <= 0
+    assert found.demote == ()
+    assert gate_of(found).gain[1] < 0 or gate_of(found).gain[0] <= 0
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -106,11 +114,11 @@ def test_one_sort_of_query_that_loses_shuts_the_gate(wrong: bool) -> None:
     for own, sort, wanted in zip(queries.evidence, sorts, queries.clusters, strict=True):
         if wrong and sort == "titles":
             own["color"] = told(COLOR, [COLORS[(colors[wanted] + 1) % 4]], "named")
-    found = fitted(replace(queries, sorts=sorts), lists, {"color": column(colors)})
+    found = fitted(replace(queries, sorts=sorts), lists, {"color": column(colors)}, ONE)
     assert found.queries == "titles and values"
-    assert found.gain[1] > 0  # all of them together gain, whatever becomes of the titles
-    assert found.gains["values"][1] > 0.05
-    assert (found.gains["titles"][1] < -MARGIN) == wrong
+    assert gate_of(found).gain[1] > 0  # all of them together gain, whatever becomes of the titles
+    assert gate_of(found).gains["values"][1] > 0.05
+    assert (gate_of(found).gains["titles"][1] < -MARGIN) == wrong
     assert found.active != wrong
 
 
@@ -118,9 +126,9 @@ def test_unsure_queries_leave_no_weight() -> None:
     queries, lists, colors = planted()
     for own in queries.evidence:
         own.clear()
-    found = fitted(queries, lists, {"color": column(colors)})
+    found = fitted(queries, lists, {"color": column(colors)}, ONE)
     assert not found.active
-    assert found.gain == (0.0, 0.0, 0.0)  # no weights is no reranking, exactly
+    assert gate_of(found).gain == (0.0, 0.0, 0.0)  # no weights is no reranking, exactly
 
 
 def test_weights_of_a_known_model_are_found() -> None:
@@ -193,15 +201,19 @@ class Reader:
     name = "reader"
     fingerprint = "f"
     image_size = 4
+    kind: Kind = "attributes"
     attributes = (COLOR,)
-    trained_on = TrainedOn(held_out=1.0, seed=0)
 
-    def __init__(self, encoder: Any) -> None:
+    def __init__(self, encoder: Any, held_out: float = 1.0) -> None:
         self.preprocess = encoder.preprocess
+        self.trained_on = TrainedOn(held_out=held_out, seed=0)
         self.seen: list[int] = []
 
     def value_of(self, name: str, raw: str) -> str | None:
         raise NotImplementedError
+
+    def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
+        return {"color": [(value, value) for value in COLORS]}
 
     def predict(self, pixels: Any, titles: Any) -> Any:
         count = len(pixels) if titles is None else len(titles)
@@ -243,22 +255,15 @@ def shop(folder: Path, encoder: Any, count: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def record(held_out: float = 1.0) -> AttributesRecord:
-    return AttributesRecord(
-        name="reader", fingerprint="f", attributes=(COLOR,),
-        words={"color": tuple((value, value) for value in COLORS)},
-        trained_on=TrainedOn(held_out=held_out, seed=0),
-    )  # fmt: skip
-
-
 def test_a_shop_from_end_to_end(tmp_path: Path, tiny_encoder: Any) -> None:
     own = shop(tmp_path, tiny_encoder, 240)
     reader, seen = Reader(tiny_encoder), []
-    found, skipped = fit_reranking(
-        **own, encoder=tiny_encoder, record=record(), classifier=reader,
+    record = fit_reranking(
+        **own, encoder=tiny_encoder, classifiers=[reader],
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
-    assert skipped == {}
+    found = record.rerank
+    assert record.skipped == {}
     # Titles say nothing; four short queries name a colour, and no more are different.
     assert found["text"].queries == "titles and values"
     assert found["text"].asked == 240 + 4
@@ -267,17 +272,15 @@ def test_a_shop_from_end_to_end(tmp_path: Path, tiny_encoder: Any) -> None:
     assert changed.queries == "pictures with another value"
     assert changed.asked == 216
     assert changed.weights["color"] > 0
-    assert changed.gain[1] > 0.05
+    assert gate_of(changed).gain[1] > 0.05
     assert found["image"].queries == "phone photos"
     assert found["image"].asked == 240
     assert (240, 240) in seen
     assert (216, 216) in seen
     # Pictures with a value need no classifier, as the value names the only attribute.
     assert sum(reader.seen) == 240 + 240
-    again = fit_reranking(
-        **own, encoder=tiny_encoder, record=record(), classifier=Reader(tiny_encoder)
-    )
-    assert again == (found, skipped)
+    again = fit_reranking(**own, encoder=tiny_encoder, classifiers=[Reader(tiny_encoder)])
+    assert again == record
 
 
 def test_what_answers_a_query_against_plain_loops(tmp_path: Path, tiny_encoder: Any) -> None:
@@ -290,7 +293,7 @@ def test_what_answers_a_query_against_plain_loops(tmp_path: Path, tiny_encoder: 
     own["titles"] = [f"thing {place // 2}" for place in range(240)]
     gallery = make_gallery(
         own["titles"], own["ids"], own["images"], own["vectors"], own["columns"],
-        TrainedOn(held_out=1.0, seed=0),
+        [TrainedOn(held_out=1.0, seed=0)],
     )  # fmt: skip
     words = {"color": [(value, value) for value in COLORS],
              "kind": [(value, value) for value in kind.values]}  # fmt: skip
@@ -305,7 +308,7 @@ def test_what_answers_a_query_against_plain_loops(tmp_path: Path, tiny_encoder: 
     )
     maker = Maker(
         gallery, own["images"], tiny_encoder, cast("Any", reader_of_both), Words(words),
-        lambda _done, _total: None,
+        {}, lambda _done, _total: None,
     )  # fmt: skip
     colors = own["columns"]["color"].given
     said = [
@@ -366,13 +369,11 @@ def test_what_answers_a_query_against_plain_loops(tmp_path: Path, tiny_encoder: 
 def test_too_few_held_out_products_are_skipped(tmp_path: Path, tiny_encoder: Any) -> None:
     own = shop(tmp_path, tiny_encoder, 220)
     held_out = sum(position(title) < 0.5 for title in own["titles"])
-    found, skipped = fit_reranking(
-        **own, encoder=tiny_encoder, record=record(0.5), classifier=Reader(tiny_encoder)
-    )
-    assert found == {}
-    assert skipped == dict.fromkeys(
+    record = fit_reranking(**own, encoder=tiny_encoder, classifiers=[Reader(tiny_encoder, 0.5)])
+    assert record.rerank == {}
+    assert record.skipped == dict.fromkeys(
         MODES,
-        f"{held_out} products that the classifier was not trained on; at least {MIN_HELD_OUT} "
+        f"{held_out} products that no classifier was trained on; at least {MIN_HELD_OUT} "
         "are needed",
     )
 
@@ -381,7 +382,7 @@ def test_a_gallery_knows_no_given_value(tmp_path: Path, tiny_encoder: Any) -> No
     own = shop(tmp_path, tiny_encoder, 240)
     gallery = make_gallery(
         own["titles"], own["ids"], own["images"], own["vectors"], own["columns"],
-        TrainedOn(held_out=0.9, seed=0),
+        [TrainedOn(held_out=0.9, seed=0)],
     )  # fmt: skip
     assert gallery.rows.tolist() == [
         row for row, title in enumerate(own["titles"]) if position(title) < 0.9
@@ -400,5 +401,96 @@ def test_a_gallery_knows_no_given_value(tmp_path: Path, tiny_encoder: Any) -> No
     with pytest.raises(NoQueriesError, match="at least 200"):
         make_gallery(
             own["titles"], own["ids"], own["images"], own["vectors"], own["columns"],
-            TrainedOn(held_out=0.1, seed=0),
+            [TrainedOn(held_out=0.1, seed=0)],
         )  # fmt: skip
+
+
+def two_sources(color: Any, shelf: Any) -> Any:
+    """Planted queries that name the color and another attribute beside it, with columns of what
+    products have of both."""
+    queries, lists, colors = planted(products=800)
+    other = COLOR.model_copy(update={"name": "shelf"})
+    shelves = np.random.default_rng(5).integers(0, 4, 800)
+    for own, wanted in zip(queries.evidence, queries.clusters, strict=True):
+        own["shelf"] = told(other, [COLORS[shelves[wanted]]], "named")
+    columns = {
+        "color": column(color(colors)),
+        "shelf": replace(column(shelf(shelves)), attribute=other),
+    }
+    return queries, lists, columns
+
+
+def same(classes: Any) -> Any:
+    return classes
+
+
+def mixed(classes: Any) -> Any:
+    return np.random.default_rng(11).permutation(classes)
+
+
+BOTH: dict[Kind, tuple[str, ...]] = {"attributes": ("color",), "categories": ("shelf",)}
+
+
+def test_each_kind_of_classifier_has_a_gate_and_one_that_is_shut_leaves_no_trace() -> None:
+    queries, lists, columns = two_sources(same, mixed)
+    found = fitted(queries, lists, columns, BOTH)
+    assert found.gates["attributes"].open
+    assert not found.gates["categories"].open
+    assert (found.counts(["color"]), found.counts(["shelf"])) == (True, False)
+    alone = fitted(queries, lists, {"color": columns["color"]}, ONE)
+    for name in ("temperature", "gamma", "demote"):
+        assert getattr(found, name) == getattr(alone, name)
+    assert found.weights == {**alone.weights, "shelf": 0.0}
+    assert found.gates["attributes"] == alone.gates["attributes"]
+    # The other way round.
+    queries, lists, columns = two_sources(mixed, same)
+    found = fitted(queries, lists, columns, BOTH)
+    assert (found.counts(["color"]), found.counts(["shelf"])) == (False, True)
+    assert "color" not in found.demote
+
+
+def test_the_second_gate_is_about_what_comes_to_the_first() -> None:
+    queries, lists, columns = two_sources(same, same)
+    found = fitted(queries, lists, columns, BOTH)
+    first = halves(queries.clusters)
+    alone = fitted(queries, lists, {"color": columns["color"]}, ONE)
+    gains = after(found, queries, lists, columns, ~first) - after(
+        alone.model_copy(update={"weights": {**alone.weights, "shelf": 0.0}}),
+        queries, lists, columns, ~first,
+    )  # fmt: skip
+    assert found.gates["categories"].gain[0] == pytest.approx(gains.mean(), rel=1e-5)
+    assert found.gates["categories"].open
+    assert found.weights["color"] > 0
+    assert found.weights["shelf"] > 0
+    total = after(found, queries, lists, columns, ~first) - ndcg(
+        lists.relevant[~first], lists.answers[~first]
+    )
+    sums = [gate.gain[0] for gate in found.gates.values()]
+    assert total.mean() == pytest.approx(sum(sums), rel=1e-4)
+
+
+def test_what_says_nothing_new_is_not_used() -> None:
+    queries, lists, columns = two_sources(same, same)
+    for own in queries.evidence:
+        own["shelf"] = replace(own["shelf"], source="read", sure=False)
+    found = fitted(queries, lists, columns, BOTH)
+    assert found.gates["categories"].gain == (0.0, 0.0, 0.0)
+    assert not found.counts(["shelf"])
+
+
+def test_products_must_be_held_out_from_all(tmp_path: Path, tiny_encoder: Any) -> None:
+    own = shop(tmp_path, tiny_encoder, 400)
+    splits = [TrainedOn(held_out=0.9, seed=0), TrainedOn(held_out=0.8, seed=1)]
+    arguments = [own[name] for name in ("titles", "ids", "images", "vectors", "columns")]
+    gallery = make_gallery(*arguments, splits)
+    assert gallery.rows.tolist() == [
+        row
+        for row, title in enumerate(own["titles"])
+        if position(title, 0) < 0.9 and position(title, 1) < 0.8
+    ]
+    # Part of that by the split that holds out less.
+    most = make_gallery(*arguments, splits, (0.1, 1.0))
+    left = [row for row in gallery.rows.tolist() if position(own["titles"][row], 1) >= 0.08]
+    assert most.rows.tolist() == left
+    with pytest.raises(NoQueriesError, match="train them with one --seed, to hold out the same"):
+        make_gallery(*arguments, [splits[0], TrainedOn(held_out=0.3, seed=1)])

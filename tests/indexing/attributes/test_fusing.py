@@ -18,7 +18,7 @@ from indexing.attributes.fusing import (
     log_agreement,
     reranked,
 )
-from indexing.attributes.record import Demote, RerankRecord
+from indexing.attributes.record import RerankRecord
 from indexing.attributes.vocabulary import ABSTAINED, Attribute
 
 COLOR = Attribute(
@@ -59,7 +59,7 @@ COLUMNS = {
 
 
 def record(
-    color: float, kind: float, *, gamma: float = 0.0, demote: Demote = "never"
+    color: float, kind: float, *, gamma: float = 0.0, demote: tuple[str, ...] = ()
 ) -> RerankRecord:
     return RerankRecord(
         weights={"color": color, "kind": kind},
@@ -68,7 +68,6 @@ def record(
         demote=demote,
         queries="titles",
         asked=10,
-        gain=(0.1, 0.0, 0.2),
     )
 
 
@@ -137,7 +136,7 @@ def test_who_disagrees() -> None:
 
 def test_those_that_disagree_come_last_and_keep_their_order() -> None:
     evidence = {"color": told(1, 0, 0)}
-    found = reranked(COSINES, ROWS, COLUMNS, evidence, record(0, 0, demote="disagreeing"))
+    found = reranked(COSINES, ROWS, COLUMNS, evidence, record(0, 0, demote=tuple(COLUMNS)))
     assert ROWS[found.order].tolist() == [0, 1, 3, 2]
     assert found.values.tolist() == [0.8, 0.6, 0.9, 0.7]
     assert found.first == 2
@@ -176,7 +175,7 @@ def test_the_order_against_plain_loops(seed: int) -> None:
     rows = rng.integers(0, 4, count)  # products of COLUMNS, many times over: many ties
     cosines = np.sort(rng.integers(0, 4, count) / 4)[::-1]
     weights, demote = rng.choice([0.0, 0.5, 3.0], 2), bool(rng.integers(2))
-    own = record(*weights.tolist(), demote="disagreeing" if demote else "never")
+    own = record(*weights.tolist(), demote=tuple(COLUMNS) if demote else ())
     evidence = {}
     for name, column in COLUMNS.items():
         source = ["chosen", "named", "read", None][rng.integers(4)]

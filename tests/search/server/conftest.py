@@ -66,7 +66,7 @@ def shop(tmp_path: Path, tiny_encoder: Any, tiny_classifier: Any) -> Iterator[Sh
         read_catalog(tmp_path / "catalog.csv"),
         tiny_encoder,
         tmp_path / "index",
-        classifier=tiny_classifier,
+        classifiers=[tiny_classifier],
     )
     batching = BatchingEncoder(tiny_encoder, wait=0)
     yield Shop(tmp_path, SearchEngine(open_index(tmp_path / "index"), batching), tiny_encoder)

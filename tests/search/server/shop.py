@@ -72,6 +72,7 @@ class Shop:
     currency: str | None = "EUR"
     token: str | None = None
     good_match: bool | None = True
+    proposals: list[dict[str, Any]] = field(default_factory=list)
     refusal: RefusedError | None = None  # for every search
     gate: threading.Event | None = None  # searches wait for it
     asked: list[dict[str, Any]] = field(default_factory=list)  # searches
@@ -127,6 +128,11 @@ class Shop:
             }
             if top
             else None,
+            "proposals": [
+                proposal
+                for proposal in self.proposals
+                if f"{proposal['attribute']}={proposal['value']}" not in body.get("attribute", [])
+            ],
             "words": None,
         }
 

@@ -372,6 +372,20 @@ def test_a_facet_is_a_wish_and_shows_its_count(page: Page, shop: Shop) -> None:
     assert asks(page) == {"text": ["shop"]}
 
 
+def test_a_likely_category_is_proposed_until_it_is_asked_for(page: Page, shop: Shop) -> None:
+    value = shop.products[0].fields["category"]
+    shop.proposals = [{"attribute": "category", "value": value, "confidence": 0.9}]
+    search(page, "red")
+    proposed = page.get_by_role("group", name="Narrow it to").get_by_role("button")
+    expect(proposed).to_have_text([f"{value}?"])
+    expect(proposed).to_have_accessible_name(f"Only Category: {value}")
+    proposed.click()
+    expect(page.locator("#chips button")).to_have_text([f"Category: {value}"])
+    settled(page)
+    assert shop.asked[-1]["attribute"] == [f"category={value}"]
+    expect(page.locator("#proposals")).to_be_hidden()
+
+
 def test_the_price_range_is_added_to_the_filter(page: Page, shop: Shop) -> None:
     inside = [product for product in shop.products if 20 <= product.price <= 60]
     page.goto("/?text=shop&where=price+%3E+1")

@@ -25,7 +25,7 @@ def change(shop: Shop, number: int, classifier: Any) -> None:
         f"id,title,price,image\nn{number},New mug,{number},red.png\nb,Blue {number},1,blue.png\n"
     )
     update_index(
-        read_catalog(shop.place / "new.csv"), shop.encoder, shop.index, classifier=classifier
+        read_catalog(shop.place / "new.csv"), shop.encoder, shop.index, classifiers=[classifier]
     )
 
 

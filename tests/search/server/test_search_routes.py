@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from indexing.build import build_index
+from indexing.catalog import read_catalog
 from indexing.store import open_index
 from search.engine import SearchEngine
 from search.server.query_pictures import query_picture
+from tests.conftest import tiny_shelves
 from tests.search.server.conftest import Shop, ids, picture
 
 SEARCH = "/v1/indexes/shop/search"
@@ -26,7 +29,7 @@ def test_a_text(client: TestClient, shop: Shop) -> None:
     assert len(answer.pop("request_id")) == 32
     assert answer == {
         "index": "shop", "version": 1, "match_probability": None, "good_match": None,
-        "facets": {}, "price": {"min": 5.5, "max": 50.0}, "words": None,
+        "facets": {}, "price": {"min": 5.5, "max": 50.0}, "proposals": [], "words": None,
     }  # fmt: skip
     sha = shop.engine.current().index.images.sha256[0][:16]
     assert hits[0] == {
@@ -102,6 +105,17 @@ def test_like_is_the_products_picture_without_the_product(client: TestClient) ->
     but = ids(client.post(SEARCH, data={"like": "r/1 ?&é", "text": "lime"}))
     assert set(but) == {"b", "g", "y"}
     assert but[2] == "b"  # red and lime together are as near to lime as to yellow
+
+
+def test_likely_categories_are_proposed(client: TestClient, shop: Shop) -> None:
+    (shop.place / "more.csv").write_text("id,title,image\nt,Toys for all,red.png\n")
+    catalog = read_catalog(shop.place / "more.csv")
+    build_index(catalog, shop.encoder, shop.index, classifiers=[tiny_shelves()])
+    answer = client.post(SEARCH, data={"text": "red toy"}).json()
+    assert answer["proposals"] == [{"attribute": "shelf", "value": "Toys", "confidence": 1}]
+    chosen = client.post(SEARCH, data={"text": "red toy", "attribute": "shelf=toys"}).json()
+    assert chosen["proposals"] == []
+    assert client.post(SEARCH, data={"text": "red clothes"}).json()["proposals"] == []
 
 
 def test_where_and_price(client: TestClient) -> None:

@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 TRAIN, TEST, VIEWS = 1200, 600, 3  # products; and pictures of each, where there are several
 EPOCHS = 21  # of one picture a product; of several a third, so that all see as many pairs
 MASK_STEPS = 60
-CONFIG = TrainConfig(batch_size=200, learning_rate=1.5e-3, warm_up=0.1)
+CONFIG = TrainConfig(batch_size=100, learning_rate=3e-3, warm_up=0.1)
 VALIDATION_SEED, TEST_SEED = 3, 2
 
 

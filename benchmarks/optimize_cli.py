@@ -46,7 +46,7 @@ def optimize(
 
     Example, on the catalog of an index that `builtin` made:
 
-        shoplens optimize builtin --catalog catalog.csv --out fast-model
+        shoplens optimize builtin --catalog catalog.csv --precision fp32 --out fast-model
 
         shoplens search shop-index --model fast-model --text "red mug"
 

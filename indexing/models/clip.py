@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -37,7 +38,17 @@ from indexing.models.folder import (
     with_pruning,
     write_model,
 )
-from indexing.models.pictures import Normalised, Shortest, as_rgb, bounded, centre, resized
+from indexing.models.pictures import (
+    KeepingRatio,
+    Normalised,
+    Shortest,
+    Size,
+    Squashed,
+    as_rgb,
+    bounded,
+    centred,
+    resized,
+)
 from indexing.models.pruned_text import PrunedText
 from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
 from indexing.models.token_pruning import TokenPruning
@@ -56,41 +67,38 @@ class ClipEye:
     def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
         size = preprocess_cfg["size"]
         self.image_size = int(max(size) if isinstance(size, (tuple, list)) else size)
-        self._transform = _own_transform(preprocess_cfg) or _open_clip_transform(preprocess_cfg)
+        self._transform = _transform(preprocess_cfg)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """As of `Encoder`."""
-        return self._transform(bounded(picture, self.image_size))
+        return torch.from_numpy(self._transform(bounded(picture, self.image_size)))
 
 
-def _own_transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], Tensor] | None:
+def _transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], NDArray[np.float32]]:
     """What open_clip's transform does, to the bit, for pictures decoded at any scale and without
-    torchvision, which takes a second to import; None for the ways that few models want."""
+    torchvision, which takes a second to import."""
     size = preprocess_cfg["size"]
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     way = preprocess_cfg.get("resize_mode") or "shortest"
-    if way == "longest" or (way == "shortest" and height != width):
-        return None
     bilinear = preprocess_cfg.get("interpolation") == "bilinear"
+    size_of: Callable[[Size], Size]
+    if way == "squash":
+        size_of = Squashed(width, height)
+    elif way == "longest":
+        size_of = KeepingRatio(width, height, longest=True)
+    elif width == height:
+        size_of = Shortest(width)
+    else:  # where open_clip does not ask which interpolation is wanted
+        size_of, bilinear = KeepingRatio(width, height, longest=False), False
     filter_ = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
     normalised = Normalised(preprocess_cfg["mean"], preprocess_cfg["std"])
-    size_of = Shortest(width) if way == "shortest" else lambda _: (width, height)
+    fill = int(preprocess_cfg.get("fill_color") or 0)
 
-    def transform(picture: Image.Image) -> Tensor:
+    def transform(picture: Image.Image) -> NDArray[np.float32]:
         shown = resized(as_rgb(picture), size_of, filter_)
-        return torch.from_numpy(normalised(centre(shown, width, height)))
+        return normalised(centred(shown, width, height, fill))
 
     return transform
-
-
-def _open_clip_transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], Tensor]:
-    import_torchvision()
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-
-    found: Callable[[Image.Image], Tensor] = image_transform_v2(
-        PreprocessCfg(**preprocess_cfg), is_train=False
-    )
-    return found
 
 
 class ClipEncoder:

@@ -78,6 +78,28 @@ class Shortest:
         return int(self._side * width / height), self._side
 
 
+class KeepingRatio:
+    """Sizes of the picture's own shape whose longer side fits into a box, or whose shorter one
+    fills it, rounded."""
+
+    def __init__(self, width: int, height: int, *, longest: bool) -> None:
+        self._width, self._height, self._which = width, height, max if longest else min
+
+    def __call__(self, size: Size) -> Size:
+        ratio = self._which(size[1] / self._height, size[0] / self._width)
+        return round(size[0] / ratio), round(size[1] / ratio)
+
+
+class Squashed:
+    """One size for all."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self._size = width, height
+
+    def __call__(self, size: Size) -> Size:
+        return self._size
+
+
 class Normalised:
     """RGB pictures to float32 [3, h, w]: (value / 255 - mean) / std, looked up."""
 
@@ -95,8 +117,12 @@ class Normalised:
         return found
 
 
-def centre(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """The middle of a picture that is at least as large."""
-    left = round((picture.width - width) / 2)
-    top = round((picture.height - height) / 2)
+def centred(picture: Image.Image, width: int, height: int, fill: int) -> Image.Image:
+    """The middle of a picture, on a ground of this grey where it is smaller."""
+    wide, high = max(picture.width, width), max(picture.height, height)
+    if (wide, high) != picture.size:
+        ground = Image.new("RGB", (wide, high), (fill,) * 3)
+        ground.paste(picture, ((wide - picture.width) // 2, (high - picture.height) // 2))
+        picture = ground
+    left, top = round((wide - width) / 2), round((high - height) / 2)
     return picture.crop((left, top, left + width, top + height))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from indexing.images import decode_image
 from indexing.models.clip import ClipEye
-from indexing.models.pictures import Normalised, Shortest, centre, resized
+from indexing.models.pictures import Normalised, Shortest, centred, resized
 from indexing.models.torchvision_repair import import_torchvision
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -30,7 +30,8 @@ def noisy(width: int, height: int, seed: int = 0) -> Image.Image:
         {"size": (64, 64), "interpolation": "bilinear"},
         {"size": (48, 32), "resize_mode": "squash"},
         {"size": 40, "resize_mode": "longest", "fill_color": 255},
-        {"size": (48, 32)},
+        {"size": (50, 40), "resize_mode": "longest", "interpolation": "bilinear"},
+        {"size": (48, 32), "interpolation": "bilinear"},
     ],
 )
 def test_pictures_are_as_open_clip_takes_them_in(
@@ -61,8 +62,8 @@ def test_the_shorter_side_is_as_wanted(size: tuple[int, int], expected: tuple[in
 
 
 def test_the_centre_is_rounded_as_torchvision_rounds_it() -> None:
-    ramp = Image.fromarray(np.arange(7 * 9, dtype=np.uint8).reshape(7, 9))
-    assert np.asarray(centre(ramp, 4, 4))[0, 0] == 2 * 9 + 2  # 2.5 and 1.5, to the even one
+    ramp = Image.fromarray(np.arange(7 * 9, dtype=np.uint8).reshape(7, 9)).convert("RGB")
+    assert np.asarray(centred(ramp, 4, 4, 0))[0, 0, 0] == 2 * 9 + 2  # 2.5 and 1.5, to the even
 
 
 @pytest.mark.parametrize("size", [(783, 601), (1201, 1035), (640, 480)])

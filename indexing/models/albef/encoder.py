@@ -20,7 +20,7 @@ from indexing.models.albef.reading import Reader
 from indexing.models.albef.tokenizer import AlbefTokenizer
 from indexing.models.clip import TEXT_BATCH
 from indexing.models.folder import DELTA, fingerprint_of, with_pruning, write_model
-from indexing.models.pictures import Normalised, as_rgb, bounded, resized
+from indexing.models.pictures import Normalised, Squashed, as_rgb, bounded, resized
 from indexing.models.text import by_length
 from indexing.models.token_pruning import TokenPruning
 
@@ -46,7 +46,7 @@ class AlbefEye:
     def preprocess(self, picture: Image.Image) -> Tensor:
         """The whole picture, squashed into a square, to float32 [3, image_size, image_size]."""
         size = (self.image_size, self.image_size)
-        shown = resized(as_rgb(bounded(picture, self.image_size)), lambda _: size)
+        shown = resized(as_rgb(bounded(picture, self.image_size)), Squashed(*size))
         return torch.from_numpy(Normalised(self.mean, self.std)(shown))
 
 

@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# These load OpenVINO, onnxruntime and what exports to them, which disable loggers of others and
+# do not get on with the native libraries of the rest: a process of their own.
+RUNTIMES = tests/indexing/test_optimized.py tests/benchmarks/test_optimizing.py tests/search/test_asking.py
+
 .PHONY: demo test check clean
 
 demo: $(VENV)/.installed
@@ -17,7 +21,8 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(addprefix --ignore=,$(RUNTIMES))
+	$(BIN)/pytest -q $(RUNTIMES)
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "shoplens needs Python >= 3.10; try make PYTHON=python3.12")'

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from indexing.models.protocol import Vectors
 
 TEXT_BATCH = 256
+# What open_clip takes where a configuration says nothing.
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 TOKENIZER = "tokenizer.json"
 
 
@@ -79,6 +81,7 @@ def _transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], NDArra
     torchvision, which takes a second to import."""
     size = preprocess_cfg["size"]
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    mean, std = preprocess_cfg.get("mean") or _MEAN, preprocess_cfg.get("std") or _STD
     way = preprocess_cfg.get("resize_mode") or "shortest"
     bilinear = preprocess_cfg.get("interpolation") == "bilinear"
     size_of: Callable[[Size], Size]
@@ -91,7 +94,7 @@ def _transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], NDArra
     else:  # where open_clip does not ask which interpolation is wanted
         size_of, bilinear = KeepingRatio(width, height, longest=False), False
     filter_ = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
-    normalised = Normalised(preprocess_cfg["mean"], preprocess_cfg["std"])
+    normalised = Normalised(mean, std)
     fill = int(preprocess_cfg.get("fill_color") or 0)
 
     def transform(picture: Image.Image) -> NDArray[np.float32]:

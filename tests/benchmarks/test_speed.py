@@ -99,7 +99,10 @@ class TestShop:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return draw_shop(tmp_path_factory.mktemp("shop"), 6)
+    # Too small to be decoded at a fraction, so that both sides see the same pixels.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("benchmarks.speed_shop.SIDE", 600)
+        return draw_shop(tmp_path_factory.mktemp("shop"), 6)
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,7 @@ def test_thresholds_far_below_the_scores_change_nothing(
     for straight, hard in ((True, False), (False, False), (True, True)):
         pruning = pruned((-1e9,) * COUNT, straight_through=straight, **acts)
         found = read(model, pruning, ids, image, hard=hard)
-        torch.testing.assert_close(found.x[mask > 0], plain.x[mask > 0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found.x[mask > 0], plain.x[mask > 0], rtol=5e-5, atol=5e-5)
         # 6 attentions at 0.5 keep all of 4 titles; the fifth has no words.
         assert Reader(model, pruning).penalty(found).item() == pytest.approx(6 * 0.5 * 4 / 5)
 

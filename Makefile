@@ -21,7 +21,9 @@ check:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q $(addprefix --ignore=,$(RUNTIMES))
+	$(BIN)/pytest -q tests/*.py
+	set -e; for part in indexing search training benchmarks; do \
+	  $(BIN)/pytest -q tests/$$part $(addprefix --ignore=,$(RUNTIMES)); done
 	$(BIN)/pytest -q $(RUNTIMES)
 
 $(VENV)/bin/python:

@@ -62,8 +62,8 @@ CLEANER_TITLES = 6000
 CLEANER_START = TrainConfig(
     epochs=4, batch_size=512, learning_rate=1e-3, weight_decay=0.05, lock_image=True
 )
-CLEANER = CLEANER_START.model_copy(update={"epochs": 2, "learning_rate": 5e-4})
-MASK_STEPS = 60
+CLEANER = CLEANER_START.model_copy(update={"epochs": 1, "learning_rate": 5e-4})
+MASK_STEPS = 120
 _SEED, _FEATURES, _TITLES = "seed", "features", "cleaned.json"
 
 

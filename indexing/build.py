@@ -90,6 +90,7 @@ def build_index(
     accept_missing: bool = False,
     plan: Planner = plan_index,
     classifiers: Sequence[AttributeClassifier] = (),
+    match: bool = True,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build the index of `catalog` in the folder `out`, or make it anew.
@@ -99,9 +100,9 @@ def build_index(
     complete. A product none of whose pictures can be used becomes a rejected row. `plan`
     chooses the index: first for all pictures of the catalog, before any is encoded, so that
     it can refuse, and then for those that can be used. `classifiers` fill in the attributes of
-    products, see indexing/attributes; without any the index has none. Last, the
-    index is asked for what it has and for what was taken out of it, which calibrates `no good
-    match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
+    products, see indexing/attributes; without any the index has none. Last, unless `match` is
+    false, the index is asked for what it has and for what was taken out of it, which calibrates
+    `no good match` (see indexing/match_fit.py); `progress` begins anew where that encodes pictures.
 
     Raises CatalogError where no product is left, ModelError where two classifiers read the same
     attribute, and IndexFolderError for a folder that
@@ -146,6 +147,7 @@ def build_index(
             and _same(previous, work, counts)
             and previous.manifest.segments[0].index.follows(chosen)
             and _filled_by(previous) == tuple(own.fingerprint for own in classifiers)
+            and (previous.manifest.match is not None) == match
         )
         if previous is not None and up_to_date:
             manifest = previous.manifest
@@ -168,7 +170,7 @@ def build_index(
                 out,
                 f"index of {catalog.path.name}",
                 record,
-                calibrated(work, segment.index, encoder, progress),
+                calibrated(work, segment.index, encoder, progress) if match else None,
                 fitted(work, classifiers, encoder, progress) if classifiers else None,
                 [segment],
                 counts.products,

@@ -119,6 +119,13 @@ def index(
             "propose them to queries.",
         ),
     ] = None,
+    match: Annotated[
+        bool,
+        typer.Option(
+            help="Learn when to say `no good match`; where products have one picture this encodes "
+            "500 more, made from them."
+        ),
+    ] = True,
 ) -> None:
     """Make a catalog searchable, or bring its index up to date.
 
@@ -162,6 +169,7 @@ def index(
                 accept_missing=accept_missing,
                 plan=plan,
                 classifiers=load_classifiers(places),
+                match=match,
                 progress=progress,
             )
     for line in summary(report):

@@ -17,23 +17,24 @@ import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from indexing.ahead import ahead
 from indexing.catalog.product import ProductImage
 from indexing.durable import write_atomically
 from indexing.errors import ImageError
 from indexing.images import decoding, read_bytes
 from indexing.messages import reason
-from indexing.models.protocol import Encoder
+from indexing.models.protocol import Encoder, embed_batches
 from indexing.phash import phash
 from indexing.processor import usable_cores
 
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 # On a CPU small batches stay in the caches and need little memory: 16 is faster than 64.
 BATCH_SIZE = 16
 SHARD_SIZE = 1024
-
-_A = TypeVar("_A")
-_B = TypeVar("_B")
 
 Progress = Callable[[int, int], None]
 Hashes = NDArray[np.uint64]
@@ -212,61 +210,72 @@ def _embed_shard(
     batch_size: int,
 ) -> None:
     """Encode what is new among the pictures of one shard, and write it to disk."""
-    waiting: dict[bytes, torch.Tensor] = {}  # the next batch
+    shard = _Shard(loaded, cache, result, batch_size)
     new: dict[bytes, NDArray[np.float32]] = {}
-    hashes: dict[bytes, int] = {}
-    failures: dict[bytes, str] = {}
-    keys: list[bytes | None] = []
+    sent: deque[list[bytes]] = deque()  # the keys of batches that are with the encoder
 
-    def encode() -> None:
-        vectors = encoder.embed_pixels(torch.stack(list(waiting.values())))
-        for key, vector in zip(waiting, vectors, strict=True):
+    def stacked() -> Iterator[torch.Tensor]:
+        for batch in shard.batches():
+            sent.append(list(batch))
+            yield torch.stack(list(batch.values()))
+
+    for vectors in embed_batches(encoder, stacked()):
+        for sha256, vector in zip(sent.popleft(), vectors, strict=True):
             if np.isfinite(vector).all():
-                new[key] = vector
+                new[sha256] = vector
             else:
-                failures[key] = "the encoder gave no finite vector for this picture"
-        result.encoded += len(waiting)
-        waiting.clear()
-
-    first = len(result.keys)
-    for item in loaded:
-        keys.append(item.key)
-        if item.key is None:
-            result.failures[first + len(keys) - 1] = item.reason
-            result.unread.append(first + len(keys) - 1)
-        elif item.key in cache or item.key in new or item.key in waiting:
-            result.reused += item.key not in cache.failures
-        elif item.pixels is None:
-            failures[item.key] = item.reason
-        elif item.key not in failures:
-            waiting[item.key] = item.pixels
-            hashes[item.key] = item.phash
-            if len(waiting) == batch_size:
-                encode()
-    if waiting:
-        encode()
+                shard.failures[sha256] = "the encoder gave no finite vector for this picture"
+        result.encoded += len(vectors)
+    failures = shard.failures
     if new or failures:
         vectors = np.stack(list(new.values())) if new else np.empty((0, encoder.dim), np.float32)
-        cache.add_shard(
-            list(new), vectors, np.array([hashes[key] for key in new], np.uint64), failures
-        )
-    for number, key in enumerate(keys, first):
+        hashes = np.array([shard.hashes[key] for key in new], np.uint64)
+        cache.add_shard(list(new), vectors, hashes, failures)
+    result.reused += sum(key not in cache.failures for key in shard.again)
+    first = len(result.keys)
+    for number, key in enumerate(shard.keys, first):
         if key is not None and key in cache.failures:
             result.failures[number] = cache.failures[key]
-    result.keys.extend(key if key not in cache.failures else None for key in keys)
+    result.keys.extend(key if key not in cache.failures else None for key in shard.keys)
 
 
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[_A], _B], items: Iterable[_A], lookahead: int
-) -> Iterator[_B]:
-    """What the threads make of items, in order, at most `lookahead` of them at a time."""
-    queue: deque[Future[_B]] = deque()
-    for item in items:
-        queue.append(pool.submit(work, item))
-        if len(queue) == lookahead:
-            yield queue.popleft().result()
-    while queue:
-        yield queue.popleft().result()
+class _Shard:
+    """What is known of the pictures of one shard while they come in."""
+
+    def __init__(
+        self, loaded: Iterable[_Loaded], cache: VectorCache, result: Embedded, batch_size: int
+    ) -> None:
+        self._loaded = loaded
+        self._cache = cache
+        self._result = result
+        self._batch_size = batch_size
+        self.keys: list[bytes | None] = []  # of all pictures, in order
+        self.hashes: dict[bytes, int] = {}  # of those to encode
+        self.failures: dict[bytes, str] = {}
+        self.again: list[bytes] = []  # keys of those that were or will be encoded anyway
+
+    def batches(self) -> Iterator[dict[bytes, torch.Tensor]]:
+        """The pictures to encode, each once, by their keys."""
+        waiting: dict[bytes, torch.Tensor] = {}
+        first = len(self._result.keys)
+        for item in self._loaded:
+            self.keys.append(item.key)
+            if item.key is None:
+                number = first + len(self.keys) - 1
+                self._result.failures[number] = item.reason
+                self._result.unread.append(number)
+            elif item.key in self._cache or item.key in self.hashes:
+                self.again.append(item.key)
+            elif item.pixels is None:
+                self.failures[item.key] = item.reason
+            elif item.key not in self.failures:
+                waiting[item.key] = item.pixels
+                self.hashes[item.key] = item.phash
+                if len(waiting) == self._batch_size:
+                    yield waiting
+                    waiting = {}
+        if waiting:
+            yield waiting
 
 
 class Eye(Protocol):

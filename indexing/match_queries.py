@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from indexing.ahead import ahead
 from indexing.embed import BATCH_SIZE, Progress
 from indexing.errors import ImageError, QueryError, ShoplensError
 from indexing.images import read_image
-from indexing.models.protocol import Encoder
+from indexing.models.protocol import Encoder, embed_batches
 from indexing.phone import SIDE, phone_photo
+from indexing.processor import usable_cores
 from indexing.query_text import check_text
 from indexing.segments import VectorRows
 from indexing.table import Images
@@ -116,23 +119,32 @@ def _crops(images: Images, mains: Ints, encoder: Encoder, progress: Progress) ->
         )
     each = min(MAX_EACH, -(-MAX_QUERIES // len(files)))
     wanted = [(row, number) for number in range(each) for row in shuffled(files)][:MAX_QUERIES]
-    parts: list[Floats] = []
     products: list[int] = []
-    progress(0, len(wanted))
-    for start in range(0, len(wanted), BATCH_SIZE):
-        pictures: list[Image] = []
-        for row, photo in phone_photos(images, wanted[start : start + BATCH_SIZE], files):
-            pictures.append(photo)
-            products.append(int(images.product[row]))
-        if pictures:
-            parts.append(embedded(partial(encoder.embed_images, pictures)))
-        progress(min(start + BATCH_SIZE, len(wanted)), len(wanted))
+
+    def made(which: tuple[int, int]) -> list[tuple[int, torch.Tensor]]:
+        photos = phone_photos(images, [which], files)
+        return [(row, encoder.preprocess(photo)) for row, photo in photos]
+
+    def batches(pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
+        waiting: list[torch.Tensor] = []
+        progress(0, len(wanted))
+        for done, found in enumerate(ahead(pool, made, wanted, 2 * BATCH_SIZE), 1):
+            for row, pixels in found:
+                products.append(int(images.product[row]))
+                waiting.append(pixels)
+            if len(waiting) == BATCH_SIZE or (waiting and done == len(wanted)):
+                yield torch.stack(waiting)
+                waiting = []
+            progress(done, len(wanted))
+
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="photo") as pool:
+        none = np.zeros((0, encoder.dim), np.float32)
+        vectors = embedded(lambda: np.concatenate([none, *embed_batches(encoder, batches(pool))]))
     if len(set(products)) < MIN_PRODUCTS:
         raise NoQueriesError("too few pictures can still be read")
     return Queries(
-        "crops", np.concatenate(parts), np.array(products, np.int64),
-        np.full(len(products), -1, np.int64),
-    )  # fmt: skip
+        "crops", vectors, np.array(products, np.int64), np.full(len(products), -1, np.int64)
+    )
 
 
 def phone_photos(

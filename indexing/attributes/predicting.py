@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from indexing.ahead import ahead
 from indexing.attributes.columns import TOP, Column
 from indexing.attributes.storing import STALE, write_columns
 from indexing.attributes.vocabulary import (
@@ -29,7 +30,7 @@ from indexing.attributes.vocabulary import (
     mode_of,
 )
 from indexing.catalog.product import ProductImage
-from indexing.embed import Progress, VectorCache, ahead, load_pixels
+from indexing.embed import Progress, VectorCache, load_pixels
 from indexing.errors import ImageError
 from indexing.manifest import ATTRIBUTES, IMAGES, PRODUCTS
 from indexing.match_record import MODES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,7 +33,8 @@ class Encoder(Protocol):
     """A dual encoder. Users subclass nothing: anything with these members will do.
 
     Embeddings are unit vectors and do not depend on the size or order of the batch
-    (cosine >= .99999). An encoder that was made of another one also has a `parent`.
+    (cosine >= .99999). An encoder that was made of another one also has a `parent`, and one that
+    works on several batches at a time `embed_batches`, see below.
     """
 
     @property
@@ -63,6 +64,17 @@ class Encoder(Protocol):
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts to float32 [n, dim] unit vectors."""
+
+
+def embed_batches(encoder: Encoder, batches: Iterable[torch.Tensor]) -> Iterator[Vectors]:
+    """The vectors of batches of preprocessed pictures, in order.
+
+    An encoder with a method of this name works on several of them at a time, and takes some more
+    than it has given back.
+    """
+    several: Callable[[Iterable[torch.Tensor]], Iterator[Vectors]] | None
+    several = getattr(encoder, "embed_batches", None)
+    return map(encoder.embed_pixels, batches) if several is None else several(batches)
 
 
 def parent_of(encoder: Encoder) -> Parent | None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,32 @@ def test_vectors_are_what_the_encoder_gives_directly(tmp_path: Path, tiny_encode
     assert (result.encoded, result.reused, result.failures) == (20, 0, {})
     keys = [key_of(picture) for picture in pictures]
     assert cache.gather(keys).tolist() == [direct(tiny_encoder, picture) for picture in pictures]
+
+
+def test_an_encoder_may_take_several_batches_at_a_time(tmp_path: Path, tiny_encoder: Any) -> None:
+    class Ahead(RecordingEncoder):
+        """Takes three batches before it gives one back."""
+
+        def embed_batches(self, batches: Iterable[torch.Tensor]) -> Iterator[Any]:
+            given: deque[torch.Tensor] = deque()
+            for batch in batches:
+                given.append(batch)
+                if len(given) == 3:
+                    yield self.embed_pixels(given.popleft())
+            yield from map(self.embed_pixels, given)
+
+    pictures = write_pictures(tmp_path, 20)
+    assert pictures[3].path is not None
+    pictures[3].path.write_bytes(b"")
+    pictures += pictures[:2]
+    plain, several = RecordingEncoder(), Ahead()
+    expected, its = embed(pictures, plain, tmp_path / "plain")
+    found, own = embed(pictures, several, tmp_path / "several")
+    assert (found, several.batches) == (expected, plain.batches)
+    assert (found.encoded, found.reused) == (19, 2)
+    keys = [key for key in found.keys if key is not None]
+    np.testing.assert_array_equal(own.gather(keys), its.gather(keys))
+    np.testing.assert_array_equal(own.gather_hashes(keys), its.gather_hashes(keys))
 
 
 def test_broken_pictures_fail_alone_and_shift_nothing(tmp_path: Path, tiny_encoder: Any) -> None:

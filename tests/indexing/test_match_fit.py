@@ -102,6 +102,21 @@ def test_an_update_that_changes_nothing_keeps_the_record(tmp_path: Path, tiny_en
     assert made(tmp_path, tiny_encoder, 55, 2).manifest == index.manifest
 
 
+def test_an_index_can_do_without(tmp_path: Path, tiny_encoder: Any) -> None:
+    catalog = read_catalog(write_shop(tmp_path, 55, 1))
+    out = tmp_path / "index"
+    build_index(catalog, tiny_encoder, out, match=False)
+    assert open_index(out, encoder=tiny_encoder).manifest.match is None
+    assert tiny_encoder.encoded == 55
+    assert build_index(catalog, tiny_encoder, out, match=False).up_to_date
+    # Asked for later, it is learned from the vectors that are there.
+    learned = build_index(catalog, tiny_encoder, out)
+    assert (learned.up_to_date, learned.encoded) == (False, 0)
+    match = open_index(out, encoder=tiny_encoder).manifest.match
+    assert match == made(tmp_path / "again", tiny_encoder, 55, 1).manifest.match
+    assert build_index(catalog, tiny_encoder, out).up_to_date
+
+
 def test_an_encoder_without_texts_breaks_nothing(
     tmp_path: Path, tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

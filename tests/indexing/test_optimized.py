@@ -21,6 +21,7 @@ from indexing.models import load_encoder
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.clip import ClipEncoder
+from indexing.models.optimized.encoder import load_optimized
 from indexing.models.optimized.exporting import Exported, export_towers
 from indexing.models.optimized.making import Examples, Recipe, examples_of, make_model
 from indexing.models.optimized.runtimes import RuntimeName
@@ -137,6 +138,17 @@ def test_in_float32_the_vectors_are_the_parents(made: Made, runtime: RuntimeName
     assert cosines(np.stack(alone[::-1]), read).min() > 0.99999
     assert cosines(child.embed_images(pictures(5)[:1]), seen[:1]).min() > 0.99999
     assert child.embed_texts([]).shape == child.embed_images([]).shape == (0, parent.dim)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_batches_that_go_together_come_back_in_order(made: Made, runtime: RuntimeName) -> None:
+    child = load_optimized(made.model(runtime, int8=True))
+    pixels = torch.stack([child.preprocess(picture) for picture in pictures(23)])
+    batches = pixels.split(2)
+    found = list(child.embed_batches(batches))
+    assert [len(part) for part in found] == [len(part) for part in batches]
+    np.testing.assert_allclose(np.concatenate(found), child.embed_pixels(pixels), atol=1e-5)
+    assert list(child.embed_batches([])) == []
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from indexing.ahead import ahead
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.albef.config import AlbefConfig
@@ -18,7 +21,7 @@ from indexing.models.albef.tokenizer import AlbefTokenizer
 from indexing.models.clip import TEXT_BATCH, ClipEye, open_tokenizer, unit
 from indexing.models.optimized.exporting import ENDS, IDS, PIXELS, Ends
 from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, read_config
-from indexing.models.optimized.runtimes import Feeds, Floats, Run, runtime
+from indexing.models.optimized.runtimes import Feeds, Floats, Run, Streams, runtime
 from indexing.models.protocol import Parent
 from indexing.models.text import TextTokenizer, by_length
 from indexing.processor import has_bfloat16
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from indexing.models.protocol import Vectors
+
+Ready = TypeVar("Ready", Run, Streams)
 
 
 class OptimizedEncoder:
@@ -44,9 +49,12 @@ class OptimizedEncoder:
         config: OptimizedConfig,
         eye: ClipEye | AlbefEye,
         tokenizer: TextTokenizer,
-        picture: Run,
-        text: Run,
+        picture: Callable[[], Run],
+        pictures: Callable[[], Streams],
+        text: Callable[[], Run],
     ) -> None:
+        """`picture`, `pictures` and `text` make their graphs ready: that of one batch of pictures
+        at a time, that of several, and that of texts."""
         self.name = name
         self.config = config
         self.dim = config.parent.dim
@@ -56,8 +64,21 @@ class OptimizedEncoder:
         self.parent = Parent(config.parent.fingerprint, passed)
         self.tokenizer = tokenizer
         self._eye = eye
-        self._picture = picture
-        self._text = text
+        self._load_picture, self._load_pictures, self._load_text = picture, pictures, text
+
+    # Made ready when first asked for: a search by words needs no graph of pictures.
+
+    @cached_property
+    def _picture(self) -> Run:
+        return self._load_picture()
+
+    @cached_property
+    def _pictures(self) -> Streams:
+        return self._load_pictures()
+
+    @cached_property
+    def _text(self) -> Run:
+        return self._load_text()
 
     def preprocess(self, picture: Image) -> Tensor:
         return self._eye.preprocess(picture)
@@ -66,6 +87,16 @@ class OptimizedEncoder:
         if not len(pixels):
             return np.zeros((0, self.dim), np.float32)
         return unit(torch.from_numpy(self._picture({PIXELS: pixels.numpy()})))
+
+    def embed_batches(self, batches: Iterable[Tensor]) -> Iterator[Vectors]:
+        """The vectors of batches of pictures, in order; several batches at a time."""
+        run, at_once = self._pictures
+
+        def embed(pixels: Tensor) -> Vectors:
+            return unit(torch.from_numpy(run({PIXELS: pixels.numpy()})))
+
+        with ThreadPoolExecutor(at_once, thread_name_prefix="encode") as pool:
+            yield from ahead(pool, embed, batches, at_once + 1)
 
     def embed_images(self, pictures: Sequence[Image]) -> Vectors:
         if not pictures:
@@ -113,7 +144,8 @@ def load_optimized(
     """Opens the folder of an optimised model.
 
     Raises:
-        ModelError: A file is missing, was changed, or cannot be run here.
+        ModelError: A file is missing or was changed. Its graphs are made ready when they are first
+            asked for, and raise it where they cannot be run here.
         MissingDependencyError: Its runtime is not installed.
     """
     if device not in (None, "cpu"):
@@ -122,10 +154,6 @@ def load_optimized(
     module = runtime(config.runtime)
     floats: Floats = config.floats if has_bfloat16() else "float32"
     try:
-        picture, text = (
-            module.load(folder / f"{side}{module.SUFFIX}", floats, torch.get_num_threads())
-            for side in ("picture", "text")
-        )
         eye: ClipEye | AlbefEye
         tokenizer: TextTokenizer
         if "vision_width" in config.model:
@@ -136,5 +164,19 @@ def load_optimized(
             tokenizer, _ = open_tokenizer(folder, config.model)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
-    name = name or str(folder.resolve())
-    return OptimizedEncoder(name, config, eye, tokenizer, picture, text)
+
+    def ready(load: Callable[[Path, Floats, int], Ready], side: str) -> Callable[[], Ready]:
+        return lambda: _ready(load, folder / f"{side}{module.SUFFIX}", floats)
+
+    return OptimizedEncoder(
+        name or str(folder.resolve()), config, eye, tokenizer,
+        ready(module.load, "picture"), ready(module.load_streams, "picture"),
+        ready(module.load, "text"),
+    )  # fmt: skip
+
+
+def _ready(load: Callable[[Path, Floats, int], Ready], path: Path, floats: Floats) -> Ready:
+    try:
+        return load(path, floats, torch.get_num_threads())
+    except RuntimeError as error:
+        raise ModelError(f"{path} cannot be run: {reason(error)}") from error

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from indexing.models.optimized.runtimes import Feeds, Floats, Run
+from indexing.models.optimized.runtimes import Feeds, Floats, Run, Streams
 
 SUFFIX = ".onnx"
 _QUANTISED = ["Conv", "MatMul", "Gemm"]
@@ -79,6 +79,11 @@ def load(path: Path, floats: Floats, threads: int) -> Run:
         return found
 
     return run
+
+
+def load_streams(path: Path, floats: Floats, threads: int) -> Streams:
+    """As of `Runtime`: each batch by one thread."""
+    return Streams(load(path, floats, 1), threads)
 
 
 def versions() -> dict[str, str]:

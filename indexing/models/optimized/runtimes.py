@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,13 @@ RuntimeName = Literal["openvino", "onnx"]
 Floats = Literal["float32", "bfloat16"]
 Feeds = Mapping[str, NDArray[Any]]  # the inputs of a graph by name
 Run = Callable[[Feeds], NDArray[np.float32]]  # to [n, dim]; any number of threads may call it
+
+
+class Streams(NamedTuple):
+    """What runs a graph, and by how many threads it wants to be called at a time."""
+
+    run: Run
+    at_once: int
 
 
 class Runtime(Protocol):
@@ -39,7 +46,12 @@ class Runtime(Protocol):
         """
 
     def load(self, path: Path, floats: Floats, threads: int) -> Run:
-        """Makes ready to run a graph. Raises RuntimeError where it cannot be run."""
+        """Makes ready to run a graph, each batch by all threads. Raises RuntimeError where it
+        cannot be run."""
+
+    def load_streams(self, path: Path, floats: Floats, threads: int) -> Streams:
+        """Makes ready to run a graph for several batches at a time, which is faster for many.
+        Raises RuntimeError where it cannot be run."""
 
     def versions(self) -> dict[str, str]:
         """Of the libraries that make and run its graphs."""

@@ -36,7 +36,10 @@ Note = Callable[[str], None]
 
 OURS, PLAIN = SIDES
 END_TO_END = "end to end"
-_PACKAGES = ("shoplens", "torch", "open_clip_torch", "faiss-cpu", "faiss-gpu", "pillow", "numpy")
+PACKAGES = (
+    "shoplens", "torch", "open_clip_torch", "faiss-cpu", "faiss-gpu", "pillow", "numpy", "openvino",
+    "onnxruntime",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,42 @@ def measure(
     model: str,
     work: Path,
     *,
+    optimized: str | None = None,
     rounds: int = 5,
     command: str = "",
     note: Note = lambda _: None,
 ) -> Speed:
     """Time all stages. `work` is an empty folder for indexes; `note` is told of each stage.
+    `optimized` is what shoplens runs in place of `model`.
 
     `model` must be one that `load_clip` loads: what is wrong with it cannot be told from
     here. Raises BenchmarkError where the process of a side dies.
     """
-    count = len(shop.rows)
-    stages = []
-    with _worker(OURS, shop, model, work) as ours, _worker(PLAIN, shop, model, work) as plain:
+    chosen = {OURS: optimized or model, PLAIN: model}
+    stages, kernels = _stages(shop, chosen, work, rounds, note)
+    stages.append(_end_to_end(shop, chosen, work, rounds))
+    note(f"{END_TO_END}: {stages[-1].speed_up.median:.2f} times as fast")
+    return Speed(
+        command=command,
+        model=model if optimized is None else f"{model} as {optimized}",
+        pictures=len(shop.rows),
+        rounds=rounds,
+        machine=describe_machine(),
+        versions=installed_versions(PACKAGES),
+        faiss_kernel=kernels,
+        stages=stages,
+    )
+
+
+def _stages(
+    shop: Shop, models: dict[str, str], work: Path, rounds: int, note: Note
+) -> tuple[list[Measured], dict[str, str | None]]:
+    """All stages, and the kernel of each side's FAISS."""
+    found = []
+    with (
+        _worker(OURS, shop, models[OURS], work) as ours,
+        _worker(PLAIN, shop, models[PLAIN], work) as plain,
+    ):
         sides = {OURS: ours, PLAIN: plain}
         for stage in STAGES:
             for side in sides.values():
@@ -122,22 +149,10 @@ def measure(
             if stage.vectors is not None:
                 left, right = (s.submit(_call, stage.vectors).result() for s in sides.values())
                 cosine = float((left.astype(np.float64) * right).sum(axis=1).min())
-            measured = Measured(stage.name, stage.count(count), seconds, cosine)
-            stages.append(measured)
+            measured = Measured(stage.name, stage.count(len(shop.rows)), seconds, cosine)
+            found.append(measured)
             note(f"{stage.name}: {measured.speed_up.median:.2f} times as fast")
-        kernels = {name: side.submit(faiss_kernel).result() for name, side in sides.items()}
-    stages.append(_end_to_end(shop, model, work, rounds))
-    note(f"{END_TO_END}: {stages[-1].speed_up.median:.2f} times as fast")
-    return Speed(
-        command=command,
-        model=model,
-        pictures=count,
-        rounds=rounds,
-        machine=describe_machine(),
-        versions=installed_versions(_PACKAGES),
-        faiss_kernel=kernels,
-        stages=stages,
-    )
+        return found, {name: side.submit(faiss_kernel).result() for name, side in sides.items()}
 
 
 def write_report(speed: Speed, folder: Path) -> None:
@@ -194,7 +209,7 @@ def _page(speed: Speed) -> Iterator[str]:
     )
 
 
-def _end_to_end(shop: Shop, model: str, work: Path, rounds: int) -> Measured:
+def _end_to_end(shop: Shop, models: dict[str, str], work: Path, rounds: int) -> Measured:
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     peaks: dict[str, int] = {}
     for number in range(rounds + 1):
@@ -202,7 +217,7 @@ def _end_to_end(shop: Shop, model: str, work: Path, rounds: int) -> Measured:
             folder = work / f"{name}-{number}"
             folder.mkdir()
             started = time.perf_counter()
-            with _worker(name, shop, model, folder) as side:
+            with _worker(name, shop, models[name], folder) as side:
                 side.submit(_everything).result()
                 peaks[name] = max(peaks.get(name, 0), side.submit(_peak_bytes).result())
             if number:  # the first round only warms up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,33 @@ def speed(
     ] = None,
     pictures: Annotated[int, typer.Option(min=1, help="How many pictures.")] = 500,
     rounds: Annotated[int, typer.Option(min=1, help="How often each side runs each stage.")] = 5,
+    optimized: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What `shoplens optimize` wrote of the model: shoplens runs that.",
+            show_default=False,
+        ),
+    ] = None,
+    sentence_transformers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PYTHON",
+            help="Python of an environment with sentence-transformers and faiss-cpu.",
+            show_default=False,
+        ),
+    ] = None,
+    clip_retrieval: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PYTHON",
+            help="Python of an environment with clip-retrieval.",
+            show_default=False,
+        ),
+    ] = None,
+    stages: Annotated[
+        bool, typer.Option(help="Without them, whole commands alone are timed.")
+    ] = True,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for speed.json and speed.md.", show_default=False),
@@ -35,16 +63,25 @@ def speed(
     """Time shoplens beside a plain open_clip loop with a FAISS index, stage by stage.
 
     Both run the same weights on the same pictures and take turns. Look at the ratios: they
-    hold where the machine does other things as well, the times do not.
+    hold where the machine does other things as well, the times do not. With an optimised model,
+    or with other systems in environments of their own, whole commands from the catalog to an
+    index are timed, too.
 
-    Example:
+    Examples:
 
         shoplens bench speed --pictures 200 --out speed-out
-    """
-    from rich.console import Console
-    from rich.table import Table
 
+        shoplens bench speed --model ViT-B-32/laion2b_s34b_b79k --optimized fast-model
+        --clip-retrieval cr/bin/python
+    """
     from benchmarks.speed import cells, measure, write_report
+    from benchmarks.speed_commands import (
+        COLUMNS,
+        Peers,
+        command_cells,
+        measure_commands,
+        write_commands,
+    )
     from benchmarks.speed_shop import copy_shop, draw_shop
     from benchmarks.speed_stages import load_clip
 
@@ -52,9 +89,15 @@ def speed(
         typer.echo(line, err=True)
 
     load_clip(model)  # says before the work what is wrong with it
+    peers = Peers(optimized, sentence_transformers, clip_retrieval)
     words = ["shoplens", "bench", "speed", "--model", model]
-    words += ["--catalog", str(catalog)] if catalog is not None else []
+    given = {
+        "--catalog": catalog, "--optimized": optimized,
+        "--sentence-transformers": sentence_transformers, "--clip-retrieval": clip_retrieval,
+    }  # fmt: skip
+    words += [word for flag, value in given.items() if value for word in (flag, str(value))]
     words += ["--pictures", str(pictures), "--rounds", str(rounds)]
+    words += [] if stages else ["--no-stages"]
     with tempfile.TemporaryDirectory() as temporary:
         folder, work = Path(temporary, "shop"), Path(temporary, "work")
         folder.mkdir()
@@ -64,13 +107,34 @@ def speed(
             shop = draw_shop(folder, pictures)
         else:
             shop = copy_shop(folder, catalog, pictures)
-        result = measure(shop, model, work, rounds=rounds, command=shlex.join(words), note=note)
-    table = Table("stage", "shoplens", "plain loop", "times faster", box=None, pad_edge=False)
+        said = shlex.join(words)
+        if stages:
+            chosen = None if optimized is None else str(optimized)
+            result = measure(
+                shop, model, work, optimized=chosen, rounds=rounds, command=said, note=note
+            )
+            _print(
+                ("stage", "shoplens", "plain loop", "times faster"),
+                [cells(one) for one in result.stages],
+            )
+            if out is not None:
+                write_report(result, out)
+                typer.echo(f"report: {out / 'speed.md'}")
+        if peers != Peers():
+            systems = measure_commands(shop, model, peers, work, rounds=rounds, note=note)
+            _print(COLUMNS, [command_cells(one, systems[0]) for one in systems])
+            if out is not None:
+                write_commands(systems, len(shop.rows), said, out)
+                typer.echo(f"report: {out / 'commands.md'}")
+
+
+def _print(columns: Sequence[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for measured in result.stages:
-        table.add_row(*cells(measured))
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)
-    if out is not None:
-        write_report(result, out)
-        typer.echo(f"report: {out / 'speed.md'}")

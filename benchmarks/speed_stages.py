@@ -30,6 +30,7 @@ from indexing.errors import BenchmarkError
 from indexing.images import read_image
 from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder
+from indexing.models.protocol import embed_batches
 from indexing.models.torchvision_repair import import_torchvision
 from indexing.store import OpenIndex, open_index
 from search.engine import SearchEngine
@@ -81,7 +82,7 @@ class Ours:
 
     def __init__(self, shop: Shop, model: str, work: Path) -> None:
         self._shop = shop
-        self._encoder = load_clip(model)
+        self._encoder = load_encoder(model)
         self._folders = (work / f"index-{number}" for number in itertools.count())
         self._opened: OpenIndex | None = None
 
@@ -91,7 +92,7 @@ class Ours:
 
     def encode_pictures(self) -> Vectors:
         parts = torch.stack(self._held).split(BATCH_SIZE)  # type: ignore[no-untyped-call]
-        return np.concatenate([self._encoder.embed_pixels(part) for part in parts])
+        return np.concatenate([*embed_batches(self._encoder, parts)])
 
     def encode_texts(self) -> Vectors:
         return self._encoder.embed_texts(self._shop.titles)

@@ -126,6 +126,7 @@ def _optimised(
         recipes[f"{runtime} fp32"] = Recipe(runtime, int8=False)
         recipes[f"{runtime} int8"] = Recipe(runtime, int8=True)
         if runtime == "openvino" and has_bfloat16():
+            recipes[f"{runtime} bf16"] = Recipe(runtime, int8=False, floats="bfloat16")
             recipes[f"{runtime} int8, bf16"] = Recipe(runtime, int8=True, floats="bfloat16")
     found: dict[str, Encoder] = {}
     for number, (name, recipe) in enumerate(recipes.items()):

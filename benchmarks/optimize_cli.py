@@ -11,7 +11,7 @@ from indexing.cli import ImagesRoot, Mapping, OnDuplicateChoice, Profile, say_le
 
 if TYPE_CHECKING:
     from indexing.catalog import OnDuplicate
-    from indexing.models.optimized.runtimes import RuntimeName
+    from indexing.models.optimized.runtimes import Precision, RuntimeName
 
 
 def optimize(
@@ -22,7 +22,7 @@ def optimize(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The model folder to write.")],
     runtime: Annotated[str, typer.Option(help="openvino or onnx.")] = "openvino",
-    precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or int8.")] = "int8",
     queries: Annotated[
         int, typer.Option(min=50, help="Queries of each kind to measure by, at most.")
     ] = 10_000,
@@ -69,14 +69,15 @@ def optimize(
     from indexing.malloc import keep_freed_memory
     from indexing.models import load_encoder
     from indexing.models.optimized.exporting import exportable
-    from indexing.models.optimized.runtimes import check_installed
+    from indexing.models.optimized.runtimes import check_installed, check_precision
     from indexing.store import open_index
 
     if runtime not in ("openvino", "onnx"):
         raise ModelError(f"--runtime {runtime}: give openvino or onnx")
-    if precision not in ("fp32", "int8"):
-        raise ModelError(f"--precision {precision}: give fp32 or int8")
+    if precision not in ("fp32", "bf16", "int8"):
+        raise ModelError(f"--precision {precision}: give fp32, bf16 or int8")
     name = cast("RuntimeName", runtime)
+    check_precision(name, cast("Precision", precision))
     check_target(out)
     check_installed(name)
     keep_freed_memory()
@@ -97,7 +98,7 @@ def optimize(
         known = None if index is None else open_index(index, encoder=encoder)
         judge = Judge(encoder, catalog.name, work / "vectors", margin, shown, known)
         material = gather(products, queries, work)
-        for best in attempts(judge, name, material, work, int8=precision == "int8"):
+        for best in attempts(judge, name, material, work, cast("Precision", precision)):
             typer.echo(in_words(best), err=True)
         if best.gate.passed or force:
             write_optimized(best, out)

@@ -30,7 +30,7 @@ from indexing.models.optimized.encoder import load_optimized
 from indexing.models.optimized.exporting import Exported, export_towers
 from indexing.models.optimized.folder import Change, Gate, OptimizedConfig, Recall
 from indexing.models.optimized.making import SIDES, Examples, Recipe, examples_of, make_model
-from indexing.models.optimized.runtimes import RuntimeName, runtime
+from indexing.models.optimized.runtimes import Floats, Precision, RuntimeName, runtime
 from indexing.models.optimized.sensitivity import layer_errors, worst_layers
 from indexing.models.protocol import Encoder
 from indexing.processor import has_bfloat16
@@ -108,20 +108,21 @@ def attempts(
     name: RuntimeName,
     material: Material,
     work: Path,
-    *,
-    int8: bool,
+    precision: Precision,
 ) -> Iterator[Attempt]:
     """Optimised models of the judge's parent below `work`, the fastest first, up to one that
-    passes. Each takes the place of the one before.
+    passes. Each takes the place of the one before. In int8 more and more layers are kept in
+    floats, in the end all of them where the processor has bfloat16.
 
     Raises:
         ModelError, MissingDependencyError: The model cannot be exported or brought there.
         BenchmarkError: None of the catalog's pictures can be read.
     """
     exported = export_towers(judge.parent, work)
+    int8 = precision == "int8"
     examples = _examples(judge.parent, exported, material) if int8 else Examples()
     times = len(material.asked) / len(material.first)
-    for recipe in _recipes(name, int8, exported, examples, work, judge.stages):
+    for recipe in _recipes(name, precision, exported, examples, work, judge.stages):
         folder = work / "model"
         config = make_model(judge.parent, exported, recipe, examples, folder)
         child = load_optimized(folder)
@@ -214,19 +215,22 @@ def _first_ranks(
 
 def _recipes(
     name: RuntimeName,
-    int8: bool,
+    precision: Precision,
     exported: Exported,
     examples: Examples,
     work: Path,
     stages: Stages,
 ) -> Iterator[Recipe]:
     """The fastest first."""
-    if not int8:
-        yield Recipe(name, int8=False)
+    half = Recipe(name, int8=False, floats="bfloat16")
+    if precision != "int8":
+        yield half if precision == "bf16" else Recipe(name, int8=False)
         return
-    if name == "openvino" and has_bfloat16():
+    short = name == "openvino" and has_bfloat16()
+    if short:
         yield Recipe(name, int8=True, floats="bfloat16")
     yield Recipe(name, int8=True)
+    floats: Floats = "bfloat16" if short else "float32"
     module, threads = runtime(name), torch.get_num_threads()
     errors = {
         side: layer_errors(
@@ -240,7 +244,9 @@ def _recipes(
         for side in SIDES
     }
     for share in _SHARES:
-        yield Recipe(name, int8=True, kept=worst_layers(errors, share))
+        yield Recipe(name, int8=True, floats=floats, kept=worst_layers(errors, share))
+    if short:
+        yield half
 
 
 def _examples(

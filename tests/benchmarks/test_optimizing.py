@@ -15,7 +15,7 @@ import typer
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from benchmarks import optimize_cli
+from benchmarks import optimize_cli, optimizing
 from benchmarks.optimized_folder import card, result_table
 from benchmarks.optimizing import Judge, compare, first_places, promising, queries_needed
 from benchmarks.optimizing_tasks import gather
@@ -29,6 +29,13 @@ from indexing.errors import BenchmarkError, IndexMismatchError, ModelError
 from indexing.models import load_encoder
 from indexing.models.optimized.exporting import Exported, export_towers
 from indexing.models.optimized.folder import Change, Gate, Recall, read_config
+from indexing.models.optimized.making import Examples
+from indexing.models.optimized.runtimes import (
+    Floats,
+    Precision,
+    RuntimeName,
+    check_precision,
+)
 from indexing.store import open_index
 from indexing.update import update_index
 from search.engine import SearchEngine
@@ -170,6 +177,39 @@ def test_one_picture_a_product_is_asked_for_by_photos_made_of_it(
         gather(products[:49], 60, tmp_path)
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_layers_go_back_to_floats_until_none_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    errors = {"a": 64.0, "b": 8.0, "c": 1.0}
+    for module in ("benchmarks.optimizing", "indexing.models.optimized.runtimes"):
+        monkeypatch.setattr(f"{module}.has_bfloat16", lambda: short)
+    monkeypatch.setattr(optimizing, "layer_errors", lambda *_: errors)
+    exported = Exported(tmp_path / "picture.onnx", tmp_path / "text.onnx", "argmax")
+
+    def recipes(name: RuntimeName, precision: Precision) -> list[tuple[str, Floats, int]]:
+        found = optimizing._recipes(name, precision, exported, Examples(), tmp_path, silent)
+        return [(one.precision, one.floats, sum(map(len, one.kept.values()))) for one in found]
+
+    kept = [2, 4, 4, 6]
+    plain = [("int8", "float32", 0), *(("int8", "float32", count) for count in kept)]
+    assert recipes("onnx", "int8") == plain
+    assert recipes("onnx", "fp32") == [("fp32", "float32", 0)]
+    if not short:
+        assert recipes("openvino", "int8") == plain
+        with pytest.raises(ModelError, match="this processor has no bfloat16"):
+            check_precision("openvino", "bf16")
+        return
+    check_precision("openvino", "bf16")
+    assert recipes("openvino", "bf16") == [("bf16", "bfloat16", 0)]
+    assert recipes("openvino", "int8") == [
+        ("int8", "bfloat16", 0),
+        ("int8", "float32", 0),
+        *(("int8", "bfloat16", count) for count in kept),
+        ("bf16", "bfloat16", 0),
+    ]
+
+
 app = typer.Typer()
 app.command()(optimize_cli.optimize)
 
@@ -287,7 +327,9 @@ def test_what_cannot_be_is_refused_before_the_work(
     assert "--runtime tensorrt: give openvino or onnx" in error_of(
         *arguments, "--runtime", "tensorrt"
     )
-    assert "--precision int4: give fp32 or int8" in error_of(*arguments, "--precision", "int4")
+    assert "--precision int4: give fp32, bf16 or int8" in error_of(
+        *arguments, "--precision", "int4"
+    )
     (tmp_path / "fast").mkdir()
     (tmp_path / "fast" / "mine.txt").write_text("keep")
     assert "is there and no optimised model" in error_of(*arguments)

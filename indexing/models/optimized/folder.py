@@ -19,6 +19,7 @@ from indexing.durable import replace_bytes, sha256_of
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.folder import CONFIG, invalid
+from indexing.models.optimized.runtimes import Precision
 
 FORMAT = "optimized"
 CARD = "README.md"
@@ -99,7 +100,7 @@ class OptimizedConfig(_Strict):
 
     format: Literal["optimized"] = "optimized"
     runtime: Literal["openvino", "onnx"]
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     versions: dict[str, str]
     floats: Literal["float32", "bfloat16"] = "float32"
     kept: dict[str, tuple[str, ...]] = {}

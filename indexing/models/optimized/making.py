@@ -18,7 +18,14 @@ from indexing.models.clip import TOKENIZER, ClipEncoder
 from indexing.models.optimized.encoder import last_tokens, text_feed
 from indexing.models.optimized.exporting import PIXELS, Exported
 from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, ParentRecord, write_config
-from indexing.models.optimized.runtimes import Feeds, Floats, RuntimeName, missing, runtime
+from indexing.models.optimized.runtimes import (
+    Feeds,
+    Floats,
+    Precision,
+    RuntimeName,
+    missing,
+    runtime,
+)
 
 SIDES = ("picture", "text")
 
@@ -44,6 +51,13 @@ class Recipe:
     int8: bool
     floats: Floats = "float32"
     kept: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> Precision:
+        """What users call it."""
+        if self.int8:
+            return "int8"
+        return "bf16" if self.floats == "bfloat16" else "fp32"
 
 
 def examples_of(
@@ -99,7 +113,7 @@ def make_model(
         model = json.loads(json.dumps(encoder.config, default=list))
     config = OptimizedConfig(
         runtime=recipe.runtime,
-        precision="int8" if recipe.int8 else "fp32",
+        precision=recipe.precision,
         versions=module.versions(),
         floats=recipe.floats,
         kept=recipe.kept,

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from indexing.errors import MissingDependencyError
+from indexing.errors import MissingDependencyError, ModelError
+from indexing.processor import has_bfloat16
 
 RuntimeName = Literal["openvino", "onnx"]
+Precision = Literal["fp32", "bf16", "int8"]
 # Of what stays out of int8: as the parent has it, or bfloat16 on processors that have it.
 Floats = Literal["float32", "bfloat16"]
 Feeds = Mapping[str, NDArray[Any]]  # the inputs of a graph by name
@@ -75,6 +77,16 @@ def check_installed(name: RuntimeName) -> None:
     for library in ("onnx", "onnxscript", *(("nncf",) if name == "openvino" else ())):
         if find_spec(library) is None:
             raise missing(name, ModuleNotFoundError(name=library))
+
+
+def check_precision(name: RuntimeName, precision: Precision) -> None:
+    """Raises ModelError where a model of this precision could not be measured here."""
+    if precision != "bf16":
+        return
+    if name != "openvino":
+        raise ModelError(f"--precision bf16 needs --runtime openvino, not {name}")
+    if not has_bfloat16():
+        raise ModelError("--precision bf16: this processor has no bfloat16; give fp32 or int8")
 
 
 def missing(name: RuntimeName, error: ModuleNotFoundError) -> MissingDependencyError:

@@ -84,7 +84,7 @@ def compare_speed(
     found: list[Timed] = []
     for batch in batches:
         part = pixels[:batch]
-        own = {name: _bound(way.embed_pixels, part) for name, way in ways.items()}
+        own = {name: _bound(way.embed_pixels, part.numpy()) for name, way in ways.items()}
         found += _timed(f"pictures, batch {batch}", batch, plain.pictures(part), own, rounds)
     for count in (len(TITLES), 1):
         titles = TITLES[:count]
@@ -120,7 +120,7 @@ def _optimised(
     exported = export_towers(encoder, work)
     size = encoder.image_size
     pixels = torch.randn(_EXAMPLES, 3, size, size, generator=torch.Generator().manual_seed(1))
-    examples = examples_of(encoder, exported, list(pixels), TITLES)
+    examples = examples_of(encoder, exported, list(pixels.numpy()), TITLES)
     recipes: dict[str, Recipe] = {}
     for runtime in runtimes:
         recipes[f"{runtime} fp32"] = Recipe(runtime, int8=False)

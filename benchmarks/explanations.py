@@ -86,7 +86,7 @@ def areas(encoder: Encoder, pair: Pair, other: Pair, rng: np.random.Generator) -
         centre_first(frame, there),
     ]
     blur = picture.filter(ImageFilter.GaussianBlur(max(picture.size) / BLUR))
-    sharp, blurred = encoder.preprocess(picture), encoder.preprocess(blur)
+    sharp, blurred = (torch.from_numpy(encoder.preprocess(one)) for one in (picture, blur))
     return np.array(
         [
             [
@@ -108,7 +108,7 @@ def cosines(encoder: Encoder, query: Vector, start: Tensor, end: Tensor, order: 
     mask = functional.interpolate(
         turned.view(-1, 1, GRID, GRID), size=start.shape[1:], mode="nearest"
     )
-    vectors = encoder.embed_pixels(torch.where(mask > 0, end, start))
+    vectors = encoder.embed_pixels(torch.where(mask > 0, end, start).numpy())
     return (vectors @ query).astype(np.float64)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.optimizing import Attempt
 from indexing.durable import flush
 from indexing.errors import ModelError
-from indexing.models.folder import CONFIG
+from indexing.models.config_file import CONFIG
 from indexing.models.optimized.folder import (
     CARD,
     Gate,

@@ -27,7 +27,6 @@ from typing import Annotated
 
 import httpx
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -119,7 +118,7 @@ def model_alone(index: Path, pictures: Sequence[bytes], batch: int) -> float:
     keep_freed_memory()  # as the server does
     encoder = load_encoder(open_index(index).manifest.encoder.name)
     shown = [encoder.preprocess(decode_image(pictures[i % len(pictures)])) for i in range(batch)]
-    pixels = torch.stack(shown)
+    pixels = np.stack(shown)
     times = []
     encoder.embed_pixels(pixels)  # the first one reserves memory
     for _ in range(10):

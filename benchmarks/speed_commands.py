@@ -26,8 +26,9 @@ from benchmarks.timing import Spread, speed_up, spread
 from indexing.durable import replace_bytes
 from indexing.errors import BenchmarkError
 from indexing.faiss_import import import_faiss
-from indexing.models.clip import TOKENIZER
-from indexing.models.folder import CONFIG, WEIGHTS
+from indexing.models.config_file import CONFIG
+from indexing.models.folder import WEIGHTS
+from indexing.models.tokenizers import TOKENIZER
 from indexing.store import open_index
 
 Note = Callable[[str], None]

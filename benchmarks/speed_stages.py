@@ -30,7 +30,7 @@ from indexing.errors import BenchmarkError
 from indexing.images import read_image
 from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder
-from indexing.models.protocol import embed_batches
+from indexing.models.protocol import Pixels, embed_batches
 from indexing.models.torchvision_repair import import_torchvision
 from indexing.store import OpenIndex, open_index
 from search.engine import SearchEngine
@@ -91,7 +91,8 @@ class Ours:
             self._pixels(path)
 
     def encode_pictures(self) -> Vectors:
-        parts = torch.stack(self._held).split(BATCH_SIZE)  # type: ignore[no-untyped-call]
+        held = self._held
+        parts = [np.stack(held[n : n + BATCH_SIZE]) for n in range(0, len(held), BATCH_SIZE)]
         return np.concatenate([*embed_batches(self._encoder, parts)])
 
     def encode_texts(self) -> Vectors:
@@ -119,10 +120,10 @@ class Ours:
         return self._opened
 
     @cached_property
-    def _held(self) -> list[Tensor]:
+    def _held(self) -> list[Pixels]:
         return [self._pixels(path) for path in self._shop.pictures[:HELD]]
 
-    def _pixels(self, path: Path) -> Tensor:
+    def _pixels(self, path: Path) -> Pixels:
         return self._encoder.preprocess(read_image(path, at_least=self._encoder.image_size))
 
 

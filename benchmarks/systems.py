@@ -29,6 +29,7 @@ from benchmarks.retrieval.task import Ints, Task
 from indexing.errors import BenchmarkError, MissingDependencyError, TrainingError
 from indexing.models import Encoder, load_encoder
 from indexing.models.clip import ClipEncoder, create_model
+from indexing.models.protocol import Pixels
 from training.images import TrunkEncoder
 
 Row = Callable[[int], Floats]  # number of a query -> float32 [n], its scores
@@ -87,13 +88,13 @@ class PixelEncoder:
     image_size = 16
     fingerprint = "pixels-16x16-1"
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess(self, picture: Image.Image) -> Pixels:
         small = picture.convert("RGB").resize((16, 16), Image.Resampling.BOX)
-        return torch.from_numpy(np.asarray(small, np.float32) / 255).permute(2, 0, 1)
+        return np.moveaxis(np.asarray(small, np.float32) / np.float32(255), 2, 0)
 
-    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+    def embed_pixels(self, pixels: Pixels) -> NDArray[np.float32]:
         # In float64 the mean of equal values is that value, so that one shade leaves zeros.
-        flat = pixels.reshape(len(pixels), -1).numpy().astype(np.float64)
+        flat = pixels.reshape(len(pixels), -1).astype(np.float64)
         flat = flat - flat.mean(axis=1, keepdims=True)
         norms = np.linalg.norm(flat, axis=1, keepdims=True)
         # A picture of one shade has no direction left: it is like no other.
@@ -101,7 +102,7 @@ class PixelEncoder:
         return vectors
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         raise NotImplementedError("pixels know no texts")

@@ -18,8 +18,8 @@ from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.albef.reading import Reader
 from indexing.models.clip import TEXT_BATCH, ClipEncoder
 from indexing.models.pruned_text import PrunedText
-from indexing.models.text import PieceTokenizer, TextTokenizer
 from indexing.models.token_pruning import TokenPruning
+from indexing.models.tokenizers import PieceTokenizer, TextTokenizer
 from indexing.models.torchvision_repair import import_torchvision
 
 _Masks = tuple[list[Tensor], list[Tensor], Tensor]

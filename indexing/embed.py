@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from indexing.ahead import ahead
@@ -34,7 +33,7 @@ from indexing.durable import write_atomically
 from indexing.errors import ImageError
 from indexing.images import decoding, read_bytes
 from indexing.messages import reason
-from indexing.models.protocol import Encoder, embed_batches
+from indexing.models.protocol import Encoder, Pixels, embed_batches
 from indexing.phash import phash
 from indexing.processor import usable_cores
 
@@ -197,7 +196,7 @@ class _Loaded:
     """A picture as a thread hands it over; neither pixels nor reason where it was known."""
 
     key: bytes | None = None
-    pixels: torch.Tensor | None = None
+    pixels: Pixels | None = None
     phash: int = 0
     reason: str = ""
 
@@ -214,10 +213,10 @@ def _embed_shard(
     new: dict[bytes, NDArray[np.float32]] = {}
     sent: deque[list[bytes]] = deque()  # the keys of batches that are with the encoder
 
-    def stacked() -> Iterator[torch.Tensor]:
+    def stacked() -> Iterator[Pixels]:
         for batch in shard.batches():
             sent.append(list(batch))
-            yield torch.stack(list(batch.values()))
+            yield np.stack(list(batch.values()))
 
     for vectors in embed_batches(encoder, stacked()):
         for sha256, vector in zip(sent.popleft(), vectors, strict=True):
@@ -254,9 +253,9 @@ class _Shard:
         self.failures: dict[bytes, str] = {}
         self.again: list[bytes] = []  # keys of those that were or will be encoded anyway
 
-    def batches(self) -> Iterator[dict[bytes, torch.Tensor]]:
+    def batches(self) -> Iterator[dict[bytes, Pixels]]:
         """The pictures to encode, each once, by their keys."""
-        waiting: dict[bytes, torch.Tensor] = {}
+        waiting: dict[bytes, Pixels] = {}
         first = len(self._result.keys)
         for item in self._loaded:
             self.keys.append(item.key)
@@ -284,10 +283,10 @@ class Eye(Protocol):
     @property
     def image_size(self) -> int: ...
 
-    def preprocess(self, picture: Image) -> torch.Tensor: ...
+    def preprocess(self, picture: Image) -> Pixels: ...
 
 
-def load_pixels(picture: ProductImage, eye: Eye) -> torch.Tensor:
+def load_pixels(picture: ProductImage, eye: Eye) -> Pixels:
     """A picture as an encoder takes it. Raises ImageError where it cannot be had."""
     with decoding(_read(picture), at_least=eye.image_size) as decoded:
         return _preprocessed(decoded, eye)
@@ -308,7 +307,7 @@ def _load(picture: ProductImage, encoder: Encoder, cache: VectorCache) -> _Loade
         return _Loaded(key, reason=str(error))
 
 
-def _preprocessed(picture: Image, encoder: Eye) -> torch.Tensor:
+def _preprocessed(picture: Image, encoder: Eye) -> Pixels:
     try:
         return encoder.preprocess(picture)
     except (ValueError, RuntimeError, MemoryError) as error:  # such as a side of 0 once resized

@@ -144,7 +144,7 @@ def _checked(encoder: AlbefEncoder, layer: int | None) -> int:
 
 def _cam(encoder: AlbefEncoder, picture: Image, text: str, layer: int) -> _Cam:
     model, config = encoder.model, encoder.config
-    pixels = encoder.preprocess(picture)[None].to(encoder.device)
+    pixels = torch.from_numpy(encoder.preprocess(picture))[None].to(encoder.device)
     ids = encoder.tokenizer([text]).to(encoder.device)
     reader = Reader(model, encoder.pruning, watched=config.text_layers + layer - 1)
     with torch.no_grad():

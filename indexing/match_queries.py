@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 
@@ -19,7 +18,7 @@ from indexing.ahead import ahead
 from indexing.embed import BATCH_SIZE, Progress
 from indexing.errors import ImageError, QueryError, ShoplensError
 from indexing.images import read_image
-from indexing.models.protocol import Encoder, embed_batches
+from indexing.models.protocol import Encoder, Pixels, embed_batches
 from indexing.phone import SIDE, phone_photo
 from indexing.processor import usable_cores
 from indexing.query_text import check_text
@@ -121,19 +120,19 @@ def _crops(images: Images, mains: Ints, encoder: Encoder, progress: Progress) ->
     wanted = [(row, number) for number in range(each) for row in shuffled(files)][:MAX_QUERIES]
     products: list[int] = []
 
-    def made(which: tuple[int, int]) -> list[tuple[int, torch.Tensor]]:
+    def made(which: tuple[int, int]) -> list[tuple[int, Pixels]]:
         photos = phone_photos(images, [which], files)
         return [(row, encoder.preprocess(photo)) for row, photo in photos]
 
-    def batches(pool: ThreadPoolExecutor) -> Iterator[torch.Tensor]:
-        waiting: list[torch.Tensor] = []
+    def batches(pool: ThreadPoolExecutor) -> Iterator[Pixels]:
+        waiting: list[Pixels] = []
         progress(0, len(wanted))
         for done, found in enumerate(ahead(pool, made, wanted, 2 * BATCH_SIZE), 1):
             for row, pixels in found:
                 products.append(int(images.product[row]))
                 waiting.append(pixels)
             if len(waiting) == BATCH_SIZE or (waiting and done == len(wanted)):
-                yield torch.stack(waiting)
+                yield np.stack(waiting)
                 waiting = []
             progress(done, len(wanted))
 

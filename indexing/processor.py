@@ -13,6 +13,12 @@ def usable_cores() -> int:
     return usable or 1
 
 
+def usable_threads() -> int:
+    """Threads to compute by: as many as OMP_NUM_THREADS says, or one a core."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isdecimal() and int(asked) else usable_cores()
+
+
 def processor_flags() -> set[str]:
     """Instruction sets by their Linux names, such as avx512f; empty on other systems."""
     return set(processor_info("flags").split())

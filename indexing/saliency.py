@@ -66,7 +66,7 @@ def saliency(encoder: Encoder, picture: Image, query: NDArray[np.float32]) -> Sa
     """
     cells_of, device = _cells_of(encoder)
     asked = torch.from_numpy(np.array(query, np.float32)).to(device)
-    pixels = encoder.preprocess(picture)[None].to(device)
+    pixels = torch.from_numpy(encoder.preprocess(picture))[None].to(device)
     score, cells = cells_of(pixels, lambda embedded: _likeness(embedded, asked))
     return Saliency(score, cells, framed(encoder, picture, cells))
 

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from indexing.errors import ImageError, QueryError
 from indexing.images import decoding, read_bytes
-from indexing.models.protocol import Encoder
+from indexing.models.protocol import Encoder, Pixels
 from indexing.processor import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
     from PIL.Image import Image
 
@@ -40,9 +39,9 @@ class Matcher(Protocol):
     @property
     def image_size(self) -> int: ...
 
-    def preprocess(self, picture: Image) -> torch.Tensor: ...
+    def preprocess(self, picture: Image) -> Pixels: ...
 
-    def match_text(self, text: str, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def match_text(self, text: str, pixels: Pixels) -> NDArray[np.float32]:
         """The probability that each picture, float32 [n, 3, h, w], fits the text: [n]."""
 
 
@@ -129,15 +128,14 @@ class Reranker:
                 report(cost)
         return found
 
-    def _scores(self, pixels: dict[Path, torch.Tensor]) -> dict[Path, float]:
+    def _scores(self, pixels: dict[Path, Pixels]) -> dict[Path, float]:
         if not pixels:
             return {}
-        import torch  # by now the encoder has; other searches do without
 
-        scores = self._encoder.match_text(self._text, torch.stack(list(pixels.values()))).tolist()
+        scores = self._encoder.match_text(self._text, np.stack(list(pixels.values()))).tolist()
         return {p: score for p, score in zip(pixels, scores, strict=True) if math.isfinite(score)}
 
-    def _load(self, path: Path) -> torch.Tensor | None:
+    def _load(self, path: Path) -> Pixels | None:
         """The picture as the index saw it; None where it cannot be had."""
         try:
             with decoding(read_bytes(path), at_least=self._encoder.image_size) as picture:

@@ -42,18 +42,18 @@ class TinyEncoder:
         self.fingerprint = hashlib.sha256(f"tiny{salt}".encode()).hexdigest()
         self.encoded = 0  # pictures that went through the tower
 
-    def preprocess(self, picture: Image.Image) -> torch.Tensor:
+    def preprocess(self, picture: Image.Image) -> NDArray[np.float32]:
         cells = np.asarray(picture.convert("RGB").resize((4, 4), Image.Resampling.BOX))
-        return torch.from_numpy(cells.astype(np.float32) / 127.5 - 1).permute(2, 0, 1).contiguous()
+        return np.ascontiguousarray(np.moveaxis(cells.astype(np.float32) / 127.5 - 1, 2, 0))
 
-    def embed_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def embed_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         self.encoded += len(pixels)
         flat = np.asarray(pixels, dtype=np.float32).reshape(len(pixels), -1)
         vectors = np.concatenate([flat, np.full((len(flat), 1), 0.5, np.float32)], axis=1)
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self.embed_images([_plain(text) for text in texts])

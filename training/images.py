@@ -23,7 +23,7 @@ from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import ImageError, TrainingError
 from indexing.images import read_image
 from indexing.models.clip import ClipEncoder
-from indexing.models.protocol import Encoder
+from indexing.models.protocol import Encoder, Pixels
 from training.encoders import TrainedEncoder
 
 Rows = NDArray[np.int64]
@@ -130,14 +130,14 @@ class TrunkEncoder:
         self.fingerprint = digest.hexdigest()
         self.preprocess = encoder.preprocess
 
-    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+    def embed_pixels(self, pixels: Pixels) -> NDArray[np.float32]:
         visual = self._encoder.model.visual
         with torch.inference_mode():
-            features: Tensor = visual.trunk(pixels.to(self._encoder.device))
+            features: Tensor = visual.trunk(torch.from_numpy(pixels).to(self._encoder.device))
         return features.float().cpu().numpy()
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         raise NotImplementedError("a picture tower reads no texts")
@@ -229,8 +229,7 @@ class OpenImages:
             logger.warning("left out of training: %s: %s", picture.location, error)
             return None
         if self._seed is None:
-            shown: Tensor = self._encoder.preprocess(decoded)
-            return shown
+            return torch.from_numpy(self._encoder.preprocess(decoded))
         # Its own random numbers for each picture and epoch: threads cannot reorder them.
         cropped = random_crop(decoded, size, np.random.default_rng([self._seed, epoch, row]))
         pixels = torch.from_numpy(np.array(cropped)).permute(2, 0, 1).float() / 255

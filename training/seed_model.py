@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from indexing.errors import MissingDependencyError
 from indexing.models.clip import ClipEncoder, create_model
-from indexing.models.text import FolderTokenizer
+from indexing.models.tokenizers import FolderTokenizer
 from indexing.models.torchvision_repair import import_torchvision
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

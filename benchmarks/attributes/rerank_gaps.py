@@ -8,7 +8,6 @@ them in titles, too.
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from indexing.attributes.columns import Columns
 from indexing.attributes.predicting import columns_of
@@ -37,7 +36,7 @@ def without_words(maker: Maker) -> Columns:
                 continue
             pixels = [classifier.preprocess(p) for p in pictures.values() if p is not None]
             shares = classifier.predict(
-                torch.stack(pixels) if seen else None, [titles[place] for place in own]
+                np.stack(pixels) if seen else None, [titles[place] for place in own]
             )
             chances[own] = np.hstack([shares[a.name] for a in classifier.attributes])
             has = seen or not looks  # a picture that nobody looks at is there all the same

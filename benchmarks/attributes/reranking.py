@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.attributes.rerank_gaps import without_words
@@ -378,7 +377,8 @@ def _timed(
     titles = [title for title in maker.gallery.titles if title.strip()][:_TIMED]
     texts, pixels = queries.how != "phone photos", None
     if queries.how not in ("titles", "values", "titles without values"):
-        pixels = torch.zeros(1, 3, maker.classifier.image_size, maker.classifier.image_size)
+        side = maker.classifier.image_size
+        pixels = np.zeros((1, 3, side, side), np.float32)
     reading, ordering = [], []
     for number in range(min(_TIMED, len(queries), len(titles))):
         begun = time.perf_counter()

@@ -157,7 +157,8 @@ def _write_pixels(encoder: AlbefEncoder, pictures: Sequence[ProductImage], file:
     for row, picture in enumerate(pictures):
         if picture.path is None:
             raise FileNotFoundError(picture.location)
-        pixels = encoder.preprocess(read_image(picture.path, at_least=SIZE))
+        decoded = read_image(picture.path, at_least=SIZE)
+        pixels = torch.from_numpy(encoder.preprocess(decoded))
         shown = pixels * std[:, None, None] + mean[:, None, None]
         stored[row] = (shown * 255).round().clamp(0, 255).byte().numpy()
     np.save(file, stored)

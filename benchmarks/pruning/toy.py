@@ -33,7 +33,7 @@ from benchmarks.pruning.toy_data import (
 from indexing.catalog.product import ProductImage
 from indexing.cleaning import clean
 from indexing.models.clip import ClipEncoder, create_model, load_folder
-from indexing.models.text import FolderTokenizer
+from indexing.models.tokenizers import FolderTokenizer
 from training.clip import train_clip
 from training.config import TrainConfig
 from training.data import Pairs

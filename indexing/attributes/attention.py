@@ -57,7 +57,7 @@ def attention_maps(classifier: CmaClassifier, picture: Image.Image, title: str) 
 def as_seen(classifier: CmaClassifier, picture: Image.Image) -> Image.Image:
     """An RGB picture as the tower gets it: cut or put on a ground, and square as the patches."""
     encoder = classifier.encoder
-    pixels = classifier.preprocess(picture).permute(1, 2, 0)
+    pixels = torch.from_numpy(classifier.preprocess(picture)).permute(1, 2, 0)
     shown = pixels * torch.tensor(encoder.std) + torch.tensor(encoder.mean)
     return Image.fromarray((shown.clamp(0, 1) * 255).round().byte().numpy())
 

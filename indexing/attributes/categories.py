@@ -16,9 +16,9 @@ import numpy as np
 from indexing.attributes.labels import Labels
 from indexing.attributes.vocabulary import Attribute, Calibration, Floats, Kind
 from indexing.match_record import MODES
+from indexing.models.protocol import Pixels
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
     from indexing.models.categorizer.categorizer import Categorizer
@@ -62,12 +62,10 @@ class CategoryReader:
     def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
         return self._labels.ways_of_writing()
 
-    def preprocess(self, picture: Image) -> torch.Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         raise NotImplementedError("categories are read off titles alone")
 
-    def predict(
-        self, pixels: torch.Tensor | None, titles: Sequence[str] | None
-    ) -> dict[str, Floats]:
+    def predict(self, pixels: Pixels | None, titles: Sequence[str] | None) -> dict[str, Floats]:
         if titles is None:
             titles = [""] * (0 if pixels is None else len(pixels))
         [attribute] = self.attributes

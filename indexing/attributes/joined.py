@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from indexing.attributes.vocabulary import Floats, Reader
+from indexing.models.protocol import Pixels
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
 
@@ -22,14 +22,12 @@ class Joined:
         self.attributes = tuple(a for own in classifiers for a in own.attributes)
         self.image_size = 0 if self._eye is None else self._eye.image_size
 
-    def preprocess(self, picture: Image) -> torch.Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         if self._eye is None:
             raise NotImplementedError("titles alone are read")
         return self._eye.preprocess(picture)
 
-    def predict(
-        self, pixels: torch.Tensor | None, titles: Sequence[str] | None
-    ) -> dict[str, Floats]:
+    def predict(self, pixels: Pixels | None, titles: Sequence[str] | None) -> dict[str, Floats]:
         found: dict[str, Floats] = {}
         for own in self._classifiers:
             found |= own.predict(pixels, titles)

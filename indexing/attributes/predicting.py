@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from indexing.ahead import ahead
@@ -34,6 +33,7 @@ from indexing.embed import Progress, VectorCache, load_pixels
 from indexing.errors import ImageError
 from indexing.manifest import ATTRIBUTES, IMAGES, PRODUCTS
 from indexing.match_record import MODES
+from indexing.models.protocol import Pixels
 from indexing.near import main_pictures
 from indexing.processor import usable_cores
 from indexing.store import OpenIndex
@@ -222,7 +222,7 @@ def _predict(
                 seen = [n for n, pixels in enumerate(loaded) if pixels is not None]
                 unseen = [n for n, pixels in enumerate(loaded) if pixels is None]
                 if seen:
-                    pixels = torch.stack([own for own in loaded if own is not None])
+                    pixels = np.stack([own for own in loaded if own is not None])
                     parts.append(_joined(classifier, pixels, [part[n].title for n in seen]))
                     keys += [part[n].key for n in seen]
                 if unseen:
@@ -238,7 +238,7 @@ def _predict(
     return failed
 
 
-def _pixels(read: _Read, classifier: AttributeClassifier) -> torch.Tensor | None:
+def _pixels(read: _Read, classifier: AttributeClassifier) -> Pixels | None:
     if read.picture is None:
         return None
     try:
@@ -247,9 +247,7 @@ def _pixels(read: _Read, classifier: AttributeClassifier) -> torch.Tensor | None
         return None
 
 
-def _joined(
-    classifier: AttributeClassifier, pixels: torch.Tensor | None, titles: list[str]
-) -> Floats:
+def _joined(classifier: AttributeClassifier, pixels: Pixels | None, titles: list[str]) -> Floats:
     """The probabilities of all attributes, float32 [n, classes of all]; the shares of the values
     in training for a product of which the classifier makes no finite numbers."""
     chances = classifier.predict(pixels, titles)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 
@@ -269,7 +268,7 @@ class Maker:
             pixels = (
                 None
                 if pictures is None or not self.classifier.image_size
-                else torch.stack([self.classifier.preprocess(pictures[place]) for place in part])
+                else np.stack([self.classifier.preprocess(pictures[place]) for place in part])
             )
             shares = self.classifier.predict(
                 pixels, None if texts is None else [texts[place] for place in part]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexing.match_record import Mode
+from indexing.models.protocol import Pixels
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
 
 OTHER = "other"  # the class of values that are too rare to learn
@@ -89,12 +89,10 @@ class Reader(Protocol):
         """Longest side in pixels of what the picture tower sees; 0 where titles alone are read,
         and nothing is preprocessed."""
 
-    def preprocess(self, picture: Image) -> torch.Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         """An RGB picture to float32 [3, image_size, image_size]; safe in threads."""
 
-    def predict(
-        self, pixels: torch.Tensor | None, titles: Sequence[str] | None
-    ) -> dict[str, Floats]:
+    def predict(self, pixels: Pixels | None, titles: Sequence[str] | None) -> dict[str, Floats]:
         """Calibrated probabilities, float32 [n, classes], of each attribute by name.
 
         Without titles by the picture alone, without pixels by the titles alone. A blank title

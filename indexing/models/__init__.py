@@ -27,13 +27,16 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
         ModelError: The name is unknown or its weights cannot be loaded.
         MissingDependencyError: The runtime of an optimised model is not installed.
     """
-    from indexing.models.albef.weights import is_albef_folder, load_albef
-    from indexing.models.clip import load_folder, load_open_clip
-    from indexing.models.optimized.encoder import load_optimized
     from indexing.models.optimized.folder import is_optimized_folder
 
+    # First, as it needs no torch, which takes two seconds to import.
     if name != "builtin" and is_optimized_folder(Path(name)):
+        from indexing.models.optimized.encoder import load_optimized
+
         return load_optimized(Path(name), device=device)
+    from indexing.models.albef.weights import is_albef_folder, load_albef
+    from indexing.models.clip import load_folder, load_open_clip
+
     device = usable_device(device)
     if name == "builtin":
         return load_folder(BUILTIN, name=name, device=device)

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,8 +28,9 @@ from torch.nn import functional
 
 from indexing.errors import ModelError
 from indexing.messages import reason
+from indexing.models.clip_eye import ClipEye
+from indexing.models.config_file import CONFIG
 from indexing.models.folder import (
-    CONFIG,
     DELTA,
     WEIGHTS,
     fingerprint_of,
@@ -38,70 +38,14 @@ from indexing.models.folder import (
     with_pruning,
     write_model,
 )
-from indexing.models.pictures import (
-    KeepingRatio,
-    Normalised,
-    Shortest,
-    Size,
-    Squashed,
-    as_rgb,
-    bounded,
-    centred,
-    resized,
-)
+from indexing.models.protocol import Pixels, Vectors
 from indexing.models.pruned_text import PrunedText
-from indexing.models.text import FolderTokenizer, TextTokenizer, embed_tokens
+from indexing.models.text import embed_tokens
 from indexing.models.token_pruning import TokenPruning
+from indexing.models.tokenizers import TOKENIZER, TextTokenizer, open_tokenizer
 from indexing.models.torchvision_repair import import_torchvision
 
-if TYPE_CHECKING:
-    from indexing.models.protocol import Vectors
-
 TEXT_BATCH = 256
-# What open_clip takes where a configuration says nothing.
-_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-TOKENIZER = "tokenizer.json"
-
-
-class ClipEye:
-    """What takes pictures in for an open_clip model, by its `preprocess_cfg`."""
-
-    def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
-        size = preprocess_cfg["size"]
-        self.image_size = int(max(size) if isinstance(size, (tuple, list)) else size)
-        self._transform = _transform(preprocess_cfg)
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """As of `Encoder`."""
-        return torch.from_numpy(self._transform(bounded(picture, self.image_size)))
-
-
-def _transform(preprocess_cfg: dict[str, Any]) -> Callable[[Image.Image], NDArray[np.float32]]:
-    """What open_clip's transform does, to the bit, for pictures decoded at any scale and without
-    torchvision, which takes a second to import."""
-    size = preprocess_cfg["size"]
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    mean, std = preprocess_cfg.get("mean") or _MEAN, preprocess_cfg.get("std") or _STD
-    way = preprocess_cfg.get("resize_mode") or "shortest"
-    bilinear = preprocess_cfg.get("interpolation") == "bilinear"
-    size_of: Callable[[Size], Size]
-    if way == "squash":
-        size_of = Squashed(width, height)
-    elif way == "longest":
-        size_of = KeepingRatio(width, height, longest=True)
-    elif width == height:
-        size_of = Shortest(width)
-    else:  # where open_clip does not ask which interpolation is wanted
-        size_of, bilinear = KeepingRatio(width, height, longest=False), False
-    filter_ = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
-    normalised = Normalised(mean, std)
-    fill = int(preprocess_cfg.get("fill_color") or 0)
-
-    def transform(picture: Image.Image) -> NDArray[np.float32]:
-        shown = resized(as_rgb(picture), size_of, filter_)
-        return normalised(centred(shown, width, height, fill))
-
-    return transform
 
 
 class ClipEncoder:
@@ -165,17 +109,17 @@ class ClipEncoder:
             self._tensors(),
         )
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess(self, picture: Image.Image) -> Pixels:
         return self._eye.preprocess(picture)
 
-    def embed_pixels(self, pixels: Tensor) -> Vectors:
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
         with torch.inference_mode():
-            return unit(self.model.encode_image(pixels.to(self.device)))
+            return unit(self.model.encode_image(torch.from_numpy(pixels).to(self.device)))
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> Vectors:
         if not pictures:
             return np.zeros((0, self.dim), np.float32)
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         parts = [np.zeros((0, self.dim), np.float32)]
@@ -239,26 +183,6 @@ def load_folder(folder: Path, *, name: str | None = None, device: str = "cpu") -
         raise ModelError(f"{folder} cannot be loaded: config.json has no {error}") from error
     except (TypeError, ValueError, OSError, RuntimeError, SafetensorError, ModelError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
-
-
-def open_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[TextTokenizer, Path | None]:
-    """The tokenizer of a model folder with this config.json, and its file; None where it is
-    one of open_clip's. Raises ValueError where it has more tokens than the text tower, and
-    ModelError where the file is none."""
-    file, text_cfg = folder / TOKENIZER, config["model_cfg"]["text_cfg"]
-    if not file.is_file():
-        import_torchvision()
-        import open_clip
-
-        found: TextTokenizer = open_clip.get_tokenizer(config["tokenizer"])
-        return found, None
-    tokenizer = FolderTokenizer(file, int(text_cfg["context_length"]))
-    if tokenizer.vocab_size > text_cfg["vocab_size"]:
-        raise ValueError(
-            f"{TOKENIZER} has {tokenizer.vocab_size} tokens "
-            f"and the text tower {text_cfg['vocab_size']}"
-        )
-    return tokenizer, file
 
 
 def _as_computed(value: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from indexing.durable import write_atomically
 from indexing.errors import ModelError
-from indexing.models.text import TextTokenizer
+from indexing.models.config_file import CONFIG, invalid
 from indexing.models.token_pruning import Pruning, TokenPruning
+from indexing.models.tokenizers import TextTokenizer
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DELTA = "pruning.delta"
 _PROBE = (
@@ -117,10 +117,3 @@ def read_pruning(block: Any, delta: Tensor | None) -> TokenPruning | None:
         raise ValueError(f"{DELTA} must be {layers} finite numbers, not {delta.tolist()}")
     pruning.delta.data = delta.float()
     return pruning
-
-
-def invalid(error: ValidationError, *within: str) -> str:
-    """The first thing that is wrong with a block of config.json: where, and why."""
-    first = error.errors(include_url=False)[0]
-    where = ".".join([*within, *map(str, first["loc"])])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])

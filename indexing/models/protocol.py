@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
-    Vectors = NDArray[np.float32]
+Vectors = NDArray[np.float32]
+Pixels = NDArray[np.float32]  # of one picture [3, h, w], or of several [n, 3, h, w]
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,10 @@ class Encoder(Protocol):
     def fingerprint(self) -> str:
         """Hex SHA-256 over weights, preprocessing and tokenizer."""
 
-    def preprocess(self, picture: Image) -> torch.Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         """An RGB picture to float32 [3, image_size, image_size]; safe in threads."""
 
-    def embed_pixels(self, pixels: torch.Tensor) -> Vectors:
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
         """Preprocessed pictures [n, 3, h, w] to float32 [n, dim] unit vectors."""
 
     def embed_images(self, pictures: Sequence[Image]) -> Vectors:
@@ -66,13 +67,13 @@ class Encoder(Protocol):
         """Texts to float32 [n, dim] unit vectors."""
 
 
-def embed_batches(encoder: Encoder, batches: Iterable[torch.Tensor]) -> Iterator[Vectors]:
+def embed_batches(encoder: Encoder, batches: Iterable[Pixels]) -> Iterator[Vectors]:
     """The vectors of batches of preprocessed pictures, in order.
 
     An encoder with a method of this name works on several of them at a time, and takes some more
     than it has given back.
     """
-    several: Callable[[Iterable[torch.Tensor]], Iterator[Vectors]] | None
+    several: Callable[[Iterable[Pixels]], Iterator[Vectors]] | None
     several = getattr(encoder, "embed_batches", None)
     return map(encoder.embed_pixels, batches) if several is None else several(batches)
 

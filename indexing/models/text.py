@@ -1,81 +1,15 @@
-"""Titles to token ids, and token ids to embeddings without the padding."""
+"""Token ids to embeddings, without the padding."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
-
-from indexing.errors import ModelError
 
 # Texts of like length that go through the tower together.
 _GROUP = 64
-
-
-class TextTokenizer(Protocol):
-    """Texts to int64 [n, context_length], padded after the end-of-text token."""
-
-    def __call__(self, texts: Sequence[str]) -> Tensor: ...
-
-
-class Piece(NamedTuple):
-    """A token in the text that it is of: the number of its word, and its characters."""
-
-    word: int | None
-    start: int
-    end: int
-
-
-class PieceTokenizer:
-    """Texts to int64 [n, length] and to pieces; long texts are cut, short ones padded.
-
-    `tokenizer` puts a start and an end token around each text.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, length: int, *, pad_id: int) -> None:
-        tokenizer.enable_truncation(length)
-        tokenizer.enable_padding(length=length, pad_id=pad_id)
-        self._tokenizer = tokenizer
-        self._length = length
-        self.vocab_size: int = tokenizer.get_vocab_size()
-        self.unknown_id: int | None = tokenizer.token_to_id("[UNK]")
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        encoded = self._tokenizer.encode_batch(list(texts))
-        ids = torch.tensor([encoding.ids for encoding in encoded], dtype=torch.int64)
-        return ids.view(-1, self._length)
-
-    def pieces(self, text: str) -> list[Piece]:
-        """The pieces of a text in order: those between its start and end token, and those
-        that are cut off."""
-        whole = self._tokenizer.encode(text)
-        return [
-            Piece(word, start, end)
-            for part in (whole, *whole.overflowing)
-            for word, (start, end), special in zip(
-                part.word_ids, part.offsets, part.special_tokens_mask, strict=True
-            )
-            if not special
-        ]
-
-
-class FolderTokenizer(PieceTokenizer):
-    """The `tokenizer.json` of a model folder: `[SOT] … [EOT] 0 0 …`, long texts cut.
-
-    The file carries its own start and end tokens. Id 0 pads; the end token has the highest
-    id of the vocabulary, so that open_clip's argmax pooling finds it.
-    """
-
-    def __init__(self, path: Path, context_length: int) -> None:
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
-        super().__init__(tokenizer, context_length, pad_id=0)
 
 
 def embed_tokens(model: Any, ids: Tensor) -> Tensor:

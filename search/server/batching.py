@@ -20,10 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from indexing.errors import OverloadedError
-from indexing.models.protocol import Encoder, Parent, parent_of
+from indexing.models.protocol import Encoder, Parent, Pixels, parent_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -105,10 +104,10 @@ class BatchingEncoder:
     def parent(self) -> Parent | None:
         return parent_of(self._encoder)
 
-    def preprocess(self, picture: Image) -> torch.Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         return self._encoder.preprocess(picture)
 
-    def embed_pixels(self, pixels: torch.Tensor) -> Vectors:
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
         vectors: Vectors = self._ask(_Job(pixels, len(pixels), "image"))
         return vectors
 
@@ -116,7 +115,7 @@ class BatchingEncoder:
         if not pictures:
             return np.zeros((0, self.dim), np.float32)
         # Preprocessed by the thread that asks: only the network is shared.
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         vectors: Vectors = self._ask(_Job(list(texts), len(texts), "text"))
@@ -197,7 +196,9 @@ class _Worker:
             self._finish([job], partial(embed, [job]))
 
     def _embed_images(self, jobs: list[_Job]) -> list[Vectors]:
-        pixels = jobs[0].content if len(jobs) == 1 else torch.cat([job.content for job in jobs])
+        pixels = (
+            jobs[0].content if len(jobs) == 1 else np.concatenate([job.content for job in jobs])
+        )
         return _parts(self._encoder.embed_pixels(pixels), jobs)
 
     def _embed_texts(self, jobs: list[_Job]) -> list[Vectors]:

@@ -24,8 +24,8 @@ from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.calibration import calibrate
 from indexing.models.clip import ClipEncoder, create_model
 from indexing.models.pruned_text import PrunedText
-from indexing.models.text import FolderTokenizer
 from indexing.models.token_pruning import Pruning, TokenPruning
+from indexing.models.tokenizers import FolderTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TITLES = [

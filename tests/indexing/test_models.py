@@ -26,8 +26,9 @@ from indexing.models import load_encoder
 from indexing.models.calibration import observed_scores
 from indexing.models.clip import ClipEncoder, create_model, load_folder, load_open_clip
 from indexing.models.pruned_text import PrunedText
-from indexing.models.text import FolderTokenizer, embed_tokens
+from indexing.models.text import embed_tokens
 from indexing.models.token_pruning import Pruning, TokenPruning
+from indexing.models.tokenizers import FolderTokenizer
 
 WORDS = ["[PAD]", "[UNK]", "red", "blue", "mug", "shoe", "large", "[SOT]", "[EOT]"]
 PLAIN: dict[str, Any] = {

@@ -21,7 +21,7 @@ from indexing.catalog.product import ProductImage
 from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.clip import ClipEncoder, create_model
-from indexing.models.text import FolderTokenizer
+from indexing.models.tokenizers import FolderTokenizer
 from training.data import Pairs
 
 COLOURS = ["red", "green", "blue", "yellow", "black", "white", "cyan", "magenta"]

@@ -17,6 +17,7 @@ from indexing.embed import Progress, VectorCache, embed_pictures
 from indexing.errors import TrainingError
 from indexing.models.clip import ClipEncoder
 from indexing.models.cma_clip.towers import picture_tokens
+from indexing.models.protocol import Pixels
 from training.images import Rows, report_left_out
 
 
@@ -101,12 +102,14 @@ class _PatchEncoder:
         self.fingerprint = digest.hexdigest()
         self.preprocess = encoder.preprocess
 
-    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = self._tokens(pixels).flatten(1).float().cpu().numpy()
+    def embed_pixels(self, pixels: Pixels) -> NDArray[np.float32]:
+        found: NDArray[np.float32] = (
+            self._tokens(torch.from_numpy(pixels)).flatten(1).float().cpu().numpy()
+        )
         return found
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         raise NotImplementedError("a picture tower reads no texts")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,39 +13,20 @@ from torch import Tensor
 
 from indexing.errors import ModelError
 from indexing.models.albef.config import AlbefConfig
+from indexing.models.albef.eye import MEAN, STD, AlbefEye
 from indexing.models.albef.network import AlbefModel
 from indexing.models.albef.reading import Reader
 from indexing.models.albef.tokenizer import AlbefTokenizer
 from indexing.models.clip import TEXT_BATCH
 from indexing.models.folder import DELTA, fingerprint_of, with_pruning, write_model
-from indexing.models.pictures import Normalised, Squashed, as_rgb, bounded, resized
+from indexing.models.protocol import Pixels, Vectors
 from indexing.models.text import by_length
 from indexing.models.token_pruning import TokenPruning
 
-if TYPE_CHECKING:
-    from indexing.models.protocol import Vectors
-
 _MATCHED = 32  # pictures that are matched with a text at once
-_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_STD = (0.26862954, 0.26130258, 0.27577711)
 ITM = "itm_head."
 WORDS = "text_encoder.bert.embeddings.word_embeddings.weight"
 DECODER = "text_encoder.cls.predictions.decoder.weight"
-
-
-@dataclass(frozen=True)
-class AlbefEye:
-    """What takes pictures in for ALBEF."""
-
-    image_size: int
-    mean: tuple[float, ...] = _MEAN
-    std: tuple[float, ...] = _STD
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """The whole picture, squashed into a square, to float32 [3, image_size, image_size]."""
-        size = (self.image_size, self.image_size)
-        shown = resized(as_rgb(bounded(picture, self.image_size)), Squashed(*size))
-        return torch.from_numpy(Normalised(self.mean, self.std)(shown))
 
 
 class AlbefEncoder:
@@ -58,8 +37,8 @@ class AlbefEncoder:
     not saved.
     """
 
-    mean: tuple[float, ...] = _MEAN
-    std: tuple[float, ...] = _STD
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     def __init__(
         self,
@@ -98,17 +77,17 @@ class AlbefEncoder:
         config = {**self._folder_config(), "mean": self.mean, "std": self.std}
         return fingerprint_of(config, self.tokenizer.vocab_file, self.tokenizer, self._tensors())
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess(self, picture: Image.Image) -> Pixels:
         return AlbefEye(self.image_size, self.mean, self.std).preprocess(picture)
 
-    def embed_pixels(self, pixels: Tensor) -> Vectors:
-        vectors: Vectors = self.encode_image(pixels).cpu().numpy()
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
+        vectors: Vectors = self.encode_image(torch.from_numpy(pixels)).cpu().numpy()
         return vectors
 
     def embed_images(self, pictures: Sequence[Image.Image]) -> Vectors:
         if not pictures:
             return np.zeros((0, self.dim), np.float32)
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         parts = [np.zeros((0, self.dim), np.float32)]
@@ -139,7 +118,7 @@ class AlbefEncoder:
         return self.model.match(*there, self.pruning)
 
     @torch.inference_mode()
-    def match_text(self, text: str, pixels: Tensor) -> NDArray[np.float32]:
+    def match_text(self, text: str, pixels: Pixels) -> NDArray[np.float32]:
         """The probability that each picture fits one text, float32 [n].
 
         Args:
@@ -154,7 +133,8 @@ class AlbefEncoder:
         read = reader.read(ids, self.tokenizer.mask(ids), hard=True)
         parts = [torch.zeros(0)]
         for start in range(0, len(pixels), _MATCHED):
-            seen = self.model.visual_encoder(pixels[start : start + _MATCHED].to(self.device))
+            shown = torch.from_numpy(pixels[start : start + _MATCHED]).to(self.device)
+            seen = self.model.visual_encoder(shown)
             texts = read.take(torch.zeros(len(seen), dtype=torch.int64, device=seen.device))
             logits = self.model.itm_head(reader.fuse(texts, seen, hard=True).x[:, 0])
             parts.append(logits.float().softmax(-1)[:, 1].cpu())

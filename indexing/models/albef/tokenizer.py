@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
-from torch import Tensor
 
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.albef.config import AlbefConfig
-from indexing.models.text import PieceTokenizer
+from indexing.models.tokenizers import PieceTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PAD, _UNKNOWN, _CLS, _SEP, _MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 

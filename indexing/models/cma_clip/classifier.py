@@ -20,7 +20,6 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from indexing.attributes.labels import Labels, read_labels, write_labels
 from indexing.attributes.vocabulary import (
@@ -38,7 +37,8 @@ from indexing.messages import reason
 from indexing.models.clip import ClipEncoder, load_folder
 from indexing.models.cma_clip.network import CmaConfig, CmaNetwork, Inputs, Sizes
 from indexing.models.cma_clip.towers import picture_tokens, text_tokens
-from indexing.models.folder import invalid
+from indexing.models.config_file import invalid
+from indexing.models.protocol import Pixels
 
 CONFIG = "attributes.json"
 WEIGHTS = "attributes.safetensors"
@@ -120,17 +120,17 @@ class CmaClassifier:
     def ways_of_writing(self) -> dict[str, list[tuple[str, str]]]:
         return self.labels.ways_of_writing()
 
-    def preprocess(self, picture: Image) -> Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         return self.encoder.preprocess(picture)
 
-    def predict(self, pixels: Tensor | None, titles: Sequence[str] | None) -> dict[str, Floats]:
+    def predict(self, pixels: Pixels | None, titles: Sequence[str] | None) -> dict[str, Floats]:
         reading = self.read(pixels, titles)
         return {
             attribute.name: calibrated(attribute, reading.logits[attribute.name], reading.modes)
             for attribute in self.attributes
         }
 
-    def read(self, pixels: Tensor | None, titles: Sequence[str] | None) -> Reading:
+    def read(self, pixels: Pixels | None, titles: Sequence[str] | None) -> Reading:
         """What the network says, before calibration; arguments as for `predict`.
 
         Of a row with neither picture nor title there is nothing but the shares of the classes.
@@ -167,7 +167,7 @@ class CmaClassifier:
                 logits[attribute.name][blank] = np.log(attribute.prior)
         return Reading(logits, weights, modes)
 
-    def inputs(self, pixels: Tensor | None, titles: Sequence[str] | None) -> Inputs:
+    def inputs(self, pixels: Pixels | None, titles: Sequence[str] | None) -> Inputs:
         """What the towers make of pictures and titles; arguments as for `predict`."""
         device = self.encoder.device
         texts = [""] * len(pixels) if titles is None and pixels is not None else list(titles or ())
@@ -175,7 +175,7 @@ class CmaClassifier:
         if pixels is None:
             patches = tokens.new_zeros(len(texts), 1, tokens.shape[2])
         else:
-            patches = picture_tokens(self.encoder.model, pixels.to(device))
+            patches = picture_tokens(self.encoder.model, torch.from_numpy(pixels).to(device))
         has_text = torch.tensor([bool(text.strip()) for text in texts], device=device)
         return Inputs(
             patches.float(),

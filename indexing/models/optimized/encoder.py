@@ -9,29 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from indexing.ahead import ahead
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.albef.config import AlbefConfig
-from indexing.models.albef.encoder import AlbefEye
+from indexing.models.albef.eye import AlbefEye
 from indexing.models.albef.tokenizer import AlbefTokenizer
-from indexing.models.clip import TEXT_BATCH, ClipEye, open_tokenizer, unit
-from indexing.models.optimized.exporting import ENDS, IDS, PIXELS, Ends
-from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, read_config
-from indexing.models.optimized.runtimes import Feeds, Floats, Run, Streams, runtime
-from indexing.models.protocol import Parent
-from indexing.models.text import TextTokenizer, by_length
-from indexing.processor import has_bfloat16
+from indexing.models.clip_eye import ClipEye
+from indexing.models.optimized.folder import VOCABULARY, Ends, OptimizedConfig, read_config
+from indexing.models.optimized.runtimes import (
+    ENDS,
+    IDS,
+    PIXELS,
+    Feeds,
+    Floats,
+    Run,
+    Streams,
+    runtime,
+)
+from indexing.models.protocol import Parent, Pixels, Vectors
+from indexing.models.tokenizers import TOKENIZER, PieceTokenizer, TextTokenizer, open_tokenizer
+from indexing.processor import has_bfloat16, usable_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from indexing.models.protocol import Vectors
-
 Ready = TypeVar("Ready", Run, Streams)
+Ids = NDArray[np.int64]
+
+_TEXTS = 64  # that go through the tower together
 
 
 class OptimizedEncoder:
@@ -48,13 +56,13 @@ class OptimizedEncoder:
         name: str,
         config: OptimizedConfig,
         eye: ClipEye | AlbefEye,
-        tokenizer: TextTokenizer,
+        tokenizer: Callable[[], TextTokenizer],
         picture: Callable[[], Run],
         pictures: Callable[[], Streams],
         text: Callable[[], Run],
     ) -> None:
         """`picture`, `pictures` and `text` make their graphs ready: that of one batch of pictures
-        at a time, that of several, and that of texts."""
+        at a time, that of several, and that of texts; `tokenizer` opens it."""
         self.name = name
         self.config = config
         self.dim = config.parent.dim
@@ -62,11 +70,16 @@ class OptimizedEncoder:
         self.fingerprint = config.fingerprint
         passed = config.gate is not None and config.gate.passed
         self.parent = Parent(config.parent.fingerprint, passed)
-        self.tokenizer = tokenizer
+        self._open_tokenizer = tokenizer
         self._eye = eye
         self._load_picture, self._load_pictures, self._load_text = picture, pictures, text
 
-    # Made ready when first asked for: a search by words needs no graph of pictures.
+    # Made ready when first asked for: a search by words needs no graph of pictures, and one of
+    # open_clip's tokenizers brings torch with it.
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        return self._open_tokenizer()
 
     @cached_property
     def _picture(self) -> Run:
@@ -80,20 +93,20 @@ class OptimizedEncoder:
     def _text(self) -> Run:
         return self._load_text()
 
-    def preprocess(self, picture: Image) -> Tensor:
+    def preprocess(self, picture: Image) -> Pixels:
         return self._eye.preprocess(picture)
 
-    def embed_pixels(self, pixels: Tensor) -> Vectors:
+    def embed_pixels(self, pixels: Pixels) -> Vectors:
         if not len(pixels):
             return np.zeros((0, self.dim), np.float32)
-        return unit(torch.from_numpy(self._picture({PIXELS: pixels.numpy()})))
+        return _unit(self._picture({PIXELS: pixels}))
 
-    def embed_batches(self, batches: Iterable[Tensor]) -> Iterator[Vectors]:
+    def embed_batches(self, batches: Iterable[Pixels]) -> Iterator[Vectors]:
         """The vectors of batches of pictures, in order; several batches at a time."""
         run, at_once = self._pictures
 
-        def embed(pixels: Tensor) -> Vectors:
-            return unit(torch.from_numpy(run({PIXELS: pixels.numpy()})))
+        def embed(pixels: Pixels) -> Vectors:
+            return _unit(run({PIXELS: pixels}))
 
         with ThreadPoolExecutor(at_once, thread_name_prefix="encode") as pool:
             yield from ahead(pool, embed, batches, at_once + 1)
@@ -101,41 +114,55 @@ class OptimizedEncoder:
     def embed_images(self, pictures: Sequence[Image]) -> Vectors:
         if not pictures:
             return np.zeros((0, self.dim), np.float32)
-        return self.embed_pixels(torch.stack([self.preprocess(picture) for picture in pictures]))
+        return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
-        parts = [np.zeros((0, self.dim), np.float32)]
-        for start in range(0, len(texts), TEXT_BATCH):
-            ids = self.tokenizer(texts[start : start + TEXT_BATCH])
-            parts.append(unit(self._embed(ids, last_tokens(ids, self.config.ends, self.tokenizer))))
-        return np.concatenate(parts)
-
-    def _embed(self, ids: Tensor, ends: Tensor | None) -> Tensor:
-        if ends is None:
-            return torch.from_numpy(self._text(text_feed(ids, None)))
-        return by_length(
-            ends, lambda part: torch.from_numpy(self._text(text_feed(ids[part], ends[part])))
-        )
+        ids = token_ids(self.tokenizer, texts)
+        ends = last_tokens(ids, self.config.ends, self.tokenizer)
+        found = np.zeros((len(ids), self.dim), np.float32)
+        # Texts of like length go together: each is padded to the longest beside it.
+        order = np.arange(len(ids)) if ends is None else np.argsort(ends, kind="stable")
+        for start in range(0, len(ids), _TEXTS):
+            part = order[start : start + _TEXTS]
+            found[part] = self._text(text_feed(ids[part], None if ends is None else ends[part]))
+        return _unit(found)
 
 
-def last_tokens(ids: Tensor, how: Ends, tokenizer: TextTokenizer) -> Tensor | None:
+def token_ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> Ids:
+    """What a tokenizer makes of texts, int64 [n, length]; without torch where it can."""
+    if isinstance(tokenizer, PieceTokenizer):
+        return tokenizer.ids(texts)
+    found: Ids = tokenizer(texts).numpy()
+    return found
+
+
+def last_tokens(ids: Ids, how: Ends, tokenizer: TextTokenizer) -> Ids | None:
     """The place of each text's last token, int64 [n]; None where towers take texts whole."""
     if how == "whole":
         return None
+    ends: Ids
     if how == "argmax":
-        return ids.argmax(-1)
-    if how == "padding":
-        mask: Tensor = tokenizer.mask(ids)  # type: ignore[attr-defined]
-        return mask.sum(1) - 1
-    return (ids == how).int().argmax(-1)
+        ends = ids.argmax(-1)
+    elif isinstance(tokenizer, AlbefTokenizer):
+        ends = (ids != tokenizer.pad_id).sum(1) - 1
+    else:
+        ends = (ids == how).argmax(-1)
+    return ends
 
 
-def text_feed(ids: Tensor, ends: Tensor | None) -> Feeds:
+def text_feed(ids: Ids, ends: Ids | None) -> Feeds:
     """Token ids as a text graph takes them, cut to the longest text."""
     if ends is None:
-        return {IDS: ids.numpy()}
+        return {IDS: ids}
     length = int(ends.max()) + 1
-    return {IDS: ids[:, :length].contiguous().numpy(), ENDS: ends.numpy()}
+    return {IDS: np.ascontiguousarray(ids[:, :length]), ENDS: ends}
+
+
+def _unit(features: NDArray[np.float32]) -> Vectors:
+    """[n, dim] as unit vectors; what is nothing stays nothing."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    unit: Vectors = features / np.maximum(lengths, np.float32(1e-12))
+    return unit
 
 
 def load_optimized(
@@ -155,13 +182,14 @@ def load_optimized(
     floats: Floats = config.floats if has_bfloat16() else "float32"
     try:
         eye: ClipEye | AlbefEye
-        tokenizer: TextTokenizer
+        opened: TextTokenizer | None = None
         if "vision_width" in config.model:
             sizes = AlbefConfig.model_validate(config.model)
-            eye, tokenizer = AlbefEye(sizes.image_size), AlbefTokenizer(folder / VOCABULARY, sizes)
+            eye, opened = AlbefEye(sizes.image_size), AlbefTokenizer(folder / VOCABULARY, sizes)
         else:
             eye = ClipEye(config.model["preprocess_cfg"])
-            tokenizer, _ = open_tokenizer(folder, config.model)
+            if (folder / TOKENIZER).is_file():
+                opened, _ = open_tokenizer(folder, config.model)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
 
@@ -169,7 +197,8 @@ def load_optimized(
         return lambda: _ready(load, folder / f"{side}{module.SUFFIX}", floats)
 
     return OptimizedEncoder(
-        name or str(folder.resolve()), config, eye, tokenizer,
+        name or str(folder.resolve()), config, eye,
+        lambda: opened or open_tokenizer(folder, config.model)[0],
         ready(module.load, "picture"), ready(module.load_streams, "picture"),
         ready(module.load, "text"),
     )  # fmt: skip
@@ -177,6 +206,6 @@ def load_optimized(
 
 def _ready(load: Callable[[Path, Floats, int], Ready], path: Path, floats: Floats) -> Ready:
     try:
-        return load(path, floats, torch.get_num_threads())
+        return load(path, floats, usable_threads())
     except RuntimeError as error:
         raise ModelError(f"{path} cannot be run: {reason(error)}") from error

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,15 +25,13 @@ from indexing.messages import reason
 from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.albef.reading import Reader
 from indexing.models.clip import ClipEncoder
+from indexing.models.optimized.folder import Ends
+from indexing.models.optimized.runtimes import ENDS, IDS, PIXELS
 from indexing.models.protocol import Encoder
 from indexing.models.pruned_text import PrunedText
 from indexing.models.text import last_state, pooling, pools_end_of_text, projected
 
-PIXELS, IDS, ENDS, FEATURES = "pixels", "ids", "ends", "features"
-
-# How the last token of a text is found: it has the highest id, it is this id, it stands before
-# the padding; or the tower takes texts whole.
-Ends = Literal["argmax", "padding", "whole"] | int
+FEATURES = "features"
 
 _OPSET = 18
 _TEXTS = 3  # of the example that a graph is drawn by

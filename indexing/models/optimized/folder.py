@@ -18,13 +18,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from indexing.durable import replace_bytes, sha256_of
 from indexing.errors import ModelError
 from indexing.messages import reason
-from indexing.models.folder import CONFIG, invalid
+from indexing.models.config_file import CONFIG, invalid
 from indexing.models.optimized.runtimes import Precision
 
 FORMAT = "optimized"
 CARD = "README.md"
 VOCABULARY = "vocab.txt"  # of ALBEF; a CLIP model has tokenizer.json
 
+# How the last token of a text is found: it has the highest id, it is this id, it stands before
+# the padding; or the tower takes texts whole.
+Ends = Literal["argmax", "padding", "whole"] | int
 Share = Annotated[float, Field(ge=-1, le=1)]
 
 
@@ -92,7 +95,7 @@ class OptimizedConfig(_Strict):
         floats: the type of what is not int8; bfloat16 only where the processor has it.
         kept: nodes of each graph that stay in floats.
         calibration: examples of each graph that ranges were taken from.
-        ends: how the last token of a text is found, see exporting.py.
+        ends: how the last token of a text is found.
         model: config.json of the parent, for its pictures and tokens.
         gate: None where nothing was measured.
         files: SHA-256 of the other files.
@@ -105,7 +108,7 @@ class OptimizedConfig(_Strict):
     floats: Literal["float32", "bfloat16"] = "float32"
     kept: dict[str, tuple[str, ...]] = {}
     calibration: dict[str, int] = {}
-    ends: Literal["argmax", "padding", "whole"] | int
+    ends: Ends
     parent: ParentRecord
     model: dict[str, Any]
     gate: Gate | None = None

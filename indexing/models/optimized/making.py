@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
-
 from indexing.durable import sha256_of
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.albef.encoder import AlbefEncoder
-from indexing.models.clip import TOKENIZER, ClipEncoder
-from indexing.models.optimized.encoder import last_tokens, text_feed
-from indexing.models.optimized.exporting import PIXELS, Exported
+from indexing.models.clip import ClipEncoder
+from indexing.models.optimized.encoder import last_tokens, text_feed, token_ids
+from indexing.models.optimized.exporting import Exported
 from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, ParentRecord, write_config
 from indexing.models.optimized.runtimes import (
+    PIXELS,
     Feeds,
     Floats,
     Precision,
@@ -26,6 +25,8 @@ from indexing.models.optimized.runtimes import (
     missing,
     runtime,
 )
+from indexing.models.protocol import Pixels
+from indexing.models.tokenizers import TOKENIZER
 
 SIDES = ("picture", "text")
 
@@ -61,15 +62,15 @@ class Recipe:
 
 
 def examples_of(
-    encoder: ClipEncoder | AlbefEncoder, exported: Exported, pixels: Sequence[Tensor],
+    encoder: ClipEncoder | AlbefEncoder, exported: Exported, pixels: Sequence[Pixels],
     titles: Sequence[str],
 ) -> Examples:  # fmt: skip
     """Preprocessed pictures, float32 [3, h, w] each, and titles, one by one."""
     texts = []
     for title in titles:
-        ids = encoder.tokenizer([title])
+        ids = token_ids(encoder.tokenizer, [title])
         texts.append(text_feed(ids, last_tokens(ids, exported.ends, encoder.tokenizer)))
-    return Examples([{PIXELS: one[None].numpy()} for one in pixels], texts)
+    return Examples([{PIXELS: one[None]} for one in pixels], texts)
 
 
 def make_model(

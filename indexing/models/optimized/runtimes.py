@@ -15,6 +15,8 @@ from indexing.errors import MissingDependencyError, ModelError
 from indexing.processor import has_bfloat16
 
 RuntimeName = Literal["openvino", "onnx"]
+PIXELS, IDS, ENDS = "pixels", "ids", "ends"  # what graphs take, see exporting.py
+
 Precision = Literal["fp32", "bf16", "int8"]
 # Of what stays out of int8: as the parent has it, or bfloat16 on processors that have it.
 Floats = Literal["float32", "bfloat16"]

@@ -12,8 +12,8 @@ from tokenizers.models import WordLevel
 
 from benchmarks.pruning import toy
 from indexing.models.clip import ClipEncoder, create_model
-from indexing.models.text import FolderTokenizer
 from indexing.models.token_pruning import Pruning, TokenPruning
+from indexing.models.tokenizers import FolderTokenizer
 from training.config import TrainConfig
 
 Keeping = Callable[[Iterable[str], Iterable[str]], ClipEncoder]

@@ -22,7 +22,7 @@ from benchmarks.pruning.toy_data import (
     save_tokenizer,
     visual_words,
 )
-from indexing.models.text import FolderTokenizer
+from indexing.models.tokenizers import FolderTokenizer
 from indexing.rendering import Thing, draw_thing
 
 COUNT, SEED = 300, 5

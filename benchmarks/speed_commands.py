@@ -26,8 +26,7 @@ from benchmarks.timing import Spread, speed_up, spread
 from indexing.durable import replace_bytes
 from indexing.errors import BenchmarkError
 from indexing.faiss_import import import_faiss
-from indexing.models.config_file import CONFIG
-from indexing.models.folder import WEIGHTS
+from indexing.models.config_file import CONFIG, WEIGHTS
 from indexing.models.tokenizers import TOKENIZER
 from indexing.store import open_index
 

@@ -136,6 +136,7 @@ def search(
     Filters know == != < <= > >= in, not in, contains, is null, and, or, not.
     Text is compared without regard to case; names with spaces stand in `back quotes`.
     """
+    from indexing.models import load_asker
     from indexing.sheet import check_target, save_sheet
     from search.engine import SearchEngine
     from search.query import load_picture
@@ -145,7 +146,7 @@ def search(
     box, chosen = _parse_crop(crop), _parse_attributes(attribute or ())
     source = _read_source(image)
     query_picture = None if sheet is None or source is None else load_picture(source, box)
-    engine = SearchEngine.open(folder, model=model)
+    engine = SearchEngine.open(folder, model=model, load=load_asker)
     with _reranking(itm_rerank) as on_rerank:
         hits = engine.search(
             image=source,

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 from indexing.errors import ImageError, QueryError
 from indexing.images import decoding, read_bytes
 from indexing.models.protocol import Encoder, Pixels
 from indexing.processor import usable_cores
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
 

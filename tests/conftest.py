@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
@@ -99,7 +98,7 @@ class TinyClassifier:
     preprocess = TinyEncoder.preprocess
 
     def predict(
-        self, pixels: torch.Tensor | None, titles: Sequence[str] | None
+        self, pixels: NDArray[np.float32] | None, titles: Sequence[str] | None
     ) -> dict[str, NDArray[np.float32]]:
         count = len(titles or ()) if pixels is None else len(pixels)
         self.predicted += count
@@ -128,9 +127,9 @@ def _named(title: str, values: Sequence[str]) -> int | None:
     return found[0] if found else None
 
 
-def _seen(pixels: torch.Tensor) -> int | None:
+def _seen(pixels: NDArray[np.float32]) -> int | None:
     """The place of Red, Blue or Green where a picture is that colour and no other."""
-    means = pixels.mean(dim=(1, 2)).tolist()
+    means = pixels.mean(axis=(1, 2)).tolist()
     bright = [mean > 0.5 for mean in means]
     return (0, 2, 1)[bright.index(True)] if sum(bright) == 1 else None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from indexing.errors import ModelError
 from indexing.models.protocol import Encoder
 
-__all__ = ["BUILTIN", "Encoder", "load_encoder", "usable_device"]
+__all__ = ["BUILTIN", "Encoder", "load_asker", "load_encoder", "usable_device"]
 
 ALBEF = "albef:"
 BUILTIN = Path(__file__).parent / "builtin"
@@ -58,6 +59,20 @@ def load_encoder(name: str, *, device: str | None = None) -> Encoder:
         f"unknown model {name!r}: give builtin, a model folder, "
         "an open_clip name such as ViT-B-32/laion2b_s34b_b79k, hf-hub:ORG/REPO, or albef:PATH"
     )
+
+
+def load_asker(name: str) -> Encoder:
+    """The encoder of this name for a few queries: it gives the vectors of `load_encoder`'s, to
+    rounding, and `builtin` starts without torch where onnxruntime is installed.
+
+    Raises:
+        ModelError, MissingDependencyError: as `load_encoder`.
+    """
+    if name == "builtin" and find_spec("onnxruntime") is not None:
+        from indexing.models.builtin_graphs import load_builtin_graphs
+
+        return load_builtin_graphs()
+    return load_encoder(name)
 
 
 def usable_device(device: str | None) -> str:

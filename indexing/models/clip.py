@@ -29,10 +29,9 @@ from torch.nn import functional
 from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.clip_eye import ClipEye
-from indexing.models.config_file import CONFIG
+from indexing.models.config_file import CONFIG, WEIGHTS
 from indexing.models.folder import (
     DELTA,
-    WEIGHTS,
     fingerprint_of,
     read_pruning,
     with_pruning,

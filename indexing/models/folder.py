@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +14,11 @@ from torch import Tensor
 
 from indexing.durable import write_atomically
 from indexing.errors import ModelError
-from indexing.models.config_file import CONFIG, invalid
+from indexing.models.config_file import CONFIG, PROBE, WEIGHTS, fingerprint, invalid
 from indexing.models.token_pruning import Pruning, TokenPruning
 from indexing.models.tokenizers import TextTokenizer
 
-WEIGHTS = "model.safetensors"
 DELTA = "pruning.delta"
-_PROBE = (
-    "The Quick brown-fox's 350ml BPA-free T-shirt (pack of 2), caf\u00e9 cr\u00e8me \u2013 size XL!"
-)
 
 
 def fingerprint_of(
@@ -33,16 +28,10 @@ def fingerprint_of(
     tensors: Mapping[str, Tensor],
 ) -> str:
     """Hex SHA-256 over what an encoder's embeddings hang on."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=list).encode())
-    if tokenizer_file is not None:
-        digest.update(tokenizer_file.read_bytes())
-    # For tokenizers without a file: what they make of a text with rare and common words.
-    digest.update(tokenizer([_PROBE]).numpy().tobytes())
-    for key, value in sorted(tensors.items()):
-        digest.update(key.encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    flat = (value.detach().cpu().contiguous().reshape(-1) for value in tensors.values())
+    arrays = [value.view(torch.uint8).numpy() for value in flat]
+    ids = tokenizer([PROBE]).numpy()
+    return fingerprint(config, tokenizer_file, ids, dict(zip(tensors, arrays, strict=True)))
 
 
 def write_model(

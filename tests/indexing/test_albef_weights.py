@@ -23,6 +23,7 @@ from indexing.models.albef.encoder import AlbefEncoder, new_encoder
 from indexing.models.albef.network import AlbefModel
 from indexing.models.albef.vision import resized_positions
 from indexing.models.albef.weights import load_albef
+from indexing.models.protocol import Pixels
 from indexing.models.token_pruning import Pruning, TokenPruning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -95,9 +96,9 @@ def lavis_retrieval(encoder: AlbefEncoder) -> State:
     return state
 
 
-def pixels(encoder: AlbefEncoder, count: int = 2) -> Tensor:
+def pixels(encoder: AlbefEncoder, count: int = 2) -> Pixels:
     size = encoder.image_size
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3))
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(3)).numpy()
 
 
 def same(found: AlbefEncoder, expected: AlbefEncoder, *, atol: float = 2e-6) -> None:
@@ -159,7 +160,7 @@ def test_lavis_feature_extractor_cannot_match(ours: AlbefEncoder, folder: Path) 
     ids = found.tokenizer(TITLES[:2])
     for match in (
         lambda: found.match_text("red mug", pixels(found)),
-        lambda: found.match(pixels(found), ids, found.tokenizer.mask(ids)),
+        lambda: found.match(torch.from_numpy(pixels(found)), ids, found.tokenizer.mask(ids)),
     ):
         with pytest.raises(ModelError, match=r"has no matching head \(itm_head\): use a checkp"):
             match()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from indexing import durable
@@ -481,7 +481,7 @@ class StopsAtBatch:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
 
-    def embed_pixels(self, pixels: torch.Tensor) -> Any:
+    def embed_pixels(self, pixels: NDArray[np.float32]) -> Any:
         if self._left == 0:
             raise Stopped
         self._left -= 1

@@ -362,7 +362,7 @@ TITLES = ["a red mug", "", "blue sport sock"]
 
 def pixels_of(classifier: CmaClassifier) -> Tensor:
     colours = ["red", "white", "blue"]
-    return torch.stack([classifier.preprocess(Image.new("RGB", (64, 80), c)) for c in colours])
+    return np.stack([classifier.preprocess(Image.new("RGB", (64, 80), c)) for c in colours])
 
 
 def test_probabilities_are_natural_and_calibrated_for_what_each_row_has(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from indexing import images
@@ -56,15 +56,15 @@ class RecordingEncoder:
         self.batches: list[list[bytes]] = []
         self.fail_at = fail_at
 
-    def preprocess(self, picture: Image.Image) -> torch.Tensor:
+    def preprocess(self, picture: Image.Image) -> NDArray[np.float32]:
         pixels = np.asarray(picture.resize((4, 4), Image.Resampling.BOX), np.float32)
-        return torch.from_numpy(pixels.copy())
+        return pixels.copy()
 
-    def embed_pixels(self, pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    def embed_pixels(self, pixels: NDArray[np.float32]) -> np.ndarray[Any, np.dtype[np.float32]]:
         if len(self.batches) == self.fail_at:
             raise KeyboardInterrupt
-        self.batches.append([picture.numpy().tobytes() for picture in pixels])
-        flat = pixels.numpy().reshape(len(pixels), -1)
+        self.batches.append([picture.tobytes() for picture in pixels])
+        flat = pixels.reshape(len(pixels), -1)
         # The last bits depend on the company in the batch, as with real networks.
         return flat / np.float32(255 + len(pixels) + flat.mean())
 
@@ -82,8 +82,8 @@ def test_an_encoder_may_take_several_batches_at_a_time(tmp_path: Path, tiny_enco
     class Ahead(RecordingEncoder):
         """Takes three batches before it gives one back."""
 
-        def embed_batches(self, batches: Iterable[torch.Tensor]) -> Iterator[Any]:
-            given: deque[torch.Tensor] = deque()
+        def embed_batches(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[Any]:
+            given: deque[NDArray[np.float32]] = deque()
             for batch in batches:
                 given.append(batch)
                 if len(given) == 3:
@@ -170,7 +170,7 @@ def test_batches_are_cut_in_order_and_never_across_shards(tmp_path: Path) -> Non
     embed(pictures, encoder, tmp_path / "shards")
     good = [0, 1, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
     cells = {
-        number: encoder.preprocess(Image.open(str(pictures[number].path))).numpy().tobytes()
+        number: encoder.preprocess(Image.open(str(pictures[number].path))).tobytes()
         for number in good
     }
     expected = [[0, 1, 3], [5, 6], [7, 8, 9], [10, 11, 12], [13], [14, 15]]
@@ -248,7 +248,9 @@ def test_vectors_from_elsewhere_are_used(tmp_path: Path, tiny_encoder: Any) -> N
 
 def test_a_vector_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
     class Broken(RecordingEncoder):
-        def embed_pixels(self, pixels: torch.Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+        def embed_pixels(
+            self, pixels: NDArray[np.float32]
+        ) -> np.ndarray[Any, np.dtype[np.float32]]:
             vectors = super().embed_pixels(pixels)
             vectors[1, 5] = np.nan
             return vectors
@@ -262,7 +264,7 @@ def test_a_vector_that_is_not_finite_is_a_failure(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_resized_is_a_failure(tmp_path: Path) -> None:
     class Narrow(RecordingEncoder):
-        def preprocess(self, picture: Image.Image) -> torch.Tensor:
+        def preprocess(self, picture: Image.Image) -> NDArray[np.float32]:
             picture.resize((4, 4 * picture.height // picture.width))
             return super().preprocess(picture)
 
@@ -295,7 +297,7 @@ def test_a_picture_that_the_memory_cannot_hold_is_a_failure(
 
 def test_pictures_count_until_they_are_preprocessed(tmp_path: Path) -> None:
     class Watching(RecordingEncoder):
-        def preprocess(self, picture: Image.Image) -> torch.Tensor:
+        def preprocess(self, picture: Image.Image) -> NDArray[np.float32]:
             in_work.append(images.MAX_PIXELS - images._BUDGET._left)
             return super().preprocess(picture)
 

@@ -68,7 +68,7 @@ def written_out(
     """The logit of a match and the attention to the picture in one fusion layer, float64; with
     `given` in place of that attention. BERT as its paper has it, on the weights' public names."""
     weights = {key: value.double() for key, value in encoder.model.state_dict().items()}
-    pixels = encoder.preprocess(picture)[None]
+    pixels = torch.from_numpy(encoder.preprocess(picture))[None]
     with torch.no_grad():
         image = encoder.model.visual_encoder(pixels)[0].double()
     ids = encoder.tokenizer([text])[0]
@@ -152,7 +152,9 @@ def test_the_score_is_that_of_match(make: Make, pruned: bool) -> None:
     if pruned:
         encoder.pruning = dropping(encoder, "red mug")
     ids = encoder.tokenizer(["red mug"])
-    logits = encoder.match(encoder.preprocess(picture)[None], ids, encoder.tokenizer.mask(ids))[0]
+    logits = encoder.match(
+        torch.from_numpy(encoder.preprocess(picture))[None], ids, encoder.tokenizer.mask(ids)
+    )[0]
     expected = 1 / (1 + math.exp(float(logits[0] - logits[1])))
     assert explain(encoder, picture, "red mug").score == pytest.approx(expected, abs=1e-6)
 
@@ -193,7 +195,7 @@ def seeing_only_bright(encoder: AlbefEncoder, layer: int, strength: float) -> No
         for name, weight in vision.blocks.named_parameters():
             if ".proj." in name or ".fc2." in name:
                 weight.zero_()  # patches do not see one another
-        states = vision(encoder.preprocess(bright_at(1, 1))[None])[0]
+        states = vision(torch.from_numpy(encoder.preprocess(bright_at(1, 1)))[None])[0]
         bright, others = states[1 + 4], states[[0, 1]]
         # What of the bright state neither [CLS] nor a dark patch has.
         basis = torch.linalg.qr(others.T).Q

@@ -84,7 +84,8 @@ def in_closed_form(
     share of the bias; float64."""
     tower = encoder.model.visual
     with torch.no_grad():
-        features = tower.trunk.forward_features(encoder.preprocess(picture)[None])[0].double()
+        pixels = torch.from_numpy(encoder.preprocess(picture))[None]
+        features = tower.trunk.forward_features(pixels)[0].double()
     weight, bias = tower.head.proj.weight.double(), tower.head.proj.bias.double()
     length = (weight @ features.mean((1, 2)) + bias).norm()
     asked = torch.from_numpy(query).double() / length
@@ -140,7 +141,7 @@ def test_grad_cam_of_a_resnet_by_differences() -> None:
     encoder = small(TOWERS["resnet"])
     query = torch.from_numpy(encoder.embed_images([noise(2)])[0]).double()
     tower = encoder.model.visual.double()
-    pixels = encoder.preprocess(noise(1))[None].double()
+    pixels = torch.from_numpy(encoder.preprocess(noise(1)))[None].double()
     with torch.no_grad():
         features = tower.layer4(tower.layer3(tower.layer2(tower.layer1(tower.stem(pixels)))))
         embedded = tower.attnpool(features)[0]
@@ -198,7 +199,7 @@ def attention_written_out(
 def test_relevance_in_a_transformer_written_out(name: str) -> None:
     encoder = small(TOWERS[name])
     query = encoder.embed_images([noise(2)])[0]
-    pixels = encoder.preprocess(noise(1))[None]
+    pixels = torch.from_numpy(encoder.preprocess(noise(1)))[None]
     total = followed(*attention_written_out(encoder, pixels, torch.from_numpy(query)))
     rows = total[1:] - torch.eye(17)[1:] if name == "vit of means" else total[:1]
     expected = rows.mean(0)[1:].view(4, 4).numpy()
@@ -219,7 +220,7 @@ def test_relevance_in_a_transformer_of_timm(name: str) -> None:
     for block in trunk.blocks:
         block.attn.fused_attn = False
         block.attn.attn_drop.register_forward_hook(lambda _, __, out: weights.append(out))
-    states = trunk.forward_features(encoder.preprocess(noise(1))[None])
+    states = trunk.forward_features(torch.from_numpy(encoder.preprocess(noise(1)))[None])
     if trunk.attn_pool is not None:
         pool = trunk.attn_pool
         seen = states if trunk.pool_include_prefix else states[:, trunk.num_prefix_tokens :]

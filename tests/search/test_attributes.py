@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from indexing.attributes.record import AttributesRecord, RerankRecord, SourceRecord
@@ -61,10 +61,10 @@ class Fake:
     def ways_of_writing(self) -> Any:
         return WORDS
 
-    def preprocess(self, picture: Image.Image) -> torch.Tensor:
-        return torch.full((3, 4, 4), float(np.asarray(picture)[0, 0, 0]))
+    def preprocess(self, picture: Image.Image) -> NDArray[np.float32]:
+        return np.full((3, 4, 4), np.asarray(picture)[0, 0, 0], np.float32)
 
-    def predict(self, pixels: torch.Tensor | None, titles: Sequence[str] | None) -> Any:
+    def predict(self, pixels: NDArray[np.float32] | None, titles: Sequence[str] | None) -> Any:
         shown = None if pixels is None else (tuple(pixels.shape), float(pixels[0, 0, 0, 0]))
         self.asked.append((shown, titles))
         return {name: np.array([own], np.float32) for name, own in self.shares.items()}

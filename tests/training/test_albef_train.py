@@ -188,9 +188,9 @@ def test_it_learns_what_the_pictures_show(tiny_albef: Any) -> None:
     assert steps[-1].parts["itm"] < 0.2
 
     model, tokenizer, pixels = encoder.model, encoder.tokenizer, tiny_albef.pixels[:8]
-    scores = encoder.embed_texts(colours) @ encoder.embed_pixels(pixels).T
+    scores = encoder.embed_texts(colours) @ encoder.embed_pixels(pixels.numpy()).T
     assert scores.argmax(1).tolist() == list(range(8))
-    chances = np.stack([encoder.match_text(colour, pixels) for colour in colours])
+    chances = np.stack([encoder.match_text(colour, pixels.numpy()) for colour in colours])
     assert chances.argmax(1).tolist() == list(range(8))
     ids = tokenizer(colours)
     hidden = ids.clone()
@@ -276,7 +276,7 @@ def test_a_checkpoint_without_a_matching_head_gets_one(tiny_albef: Any, tmp_path
     assert isinstance(encoder, AlbefEncoder)
     pixels = tiny_albef.pixels[:3]
     with pytest.raises(ModelError, match="no matching head"):
-        encoder.match_text("red", pixels)
+        encoder.match_text("red", pixels.numpy())
     start = encoder.model.itm_head.weight.clone()
     config = AlbefTraining(epochs=2, batch_size=8, learning_rate=1e-3, preset="standard")
 
@@ -300,7 +300,9 @@ def test_a_checkpoint_without_a_matching_head_gets_one(tiny_albef: Any, tmp_path
     opened = load_encoder(str(tmp_path / "out"), device="cpu")
     assert isinstance(opened, AlbefEncoder)
     assert torch.equal(opened.model.itm_head.weight, other.model.itm_head.weight)
-    assert opened.match_text("red", pixels) == pytest.approx(other.match_text("red", pixels))
+    assert opened.match_text("red", pixels.numpy()) == pytest.approx(
+        other.match_text("red", pixels.numpy())
+    )
 
 
 def test_the_temperature_is_held_while_training(tiny_albef: Any) -> None:

@@ -82,7 +82,7 @@ def test_crops_are_those_of_the_picture_the_epoch_and_the_seed(
     [(_, later)] = images.batches([np.arange(6)], 2)
     assert not torch.equal(later, whole)
     [(_, plain)] = OpenImages(encoder, pairs.pictures, augment=None).batches([np.arange(2)], 1)
-    assert torch.equal(plain[0], encoder.preprocess(gradient))
+    assert torch.equal(plain[0], torch.from_numpy(encoder.preprocess(gradient)))
 
 
 def test_no_thread_is_left_where_training_stops_in_the_middle(

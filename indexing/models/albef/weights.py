@@ -33,8 +33,8 @@ from indexing.models.albef.encoder import DECODER, ITM, WORDS, AlbefEncoder
 from indexing.models.albef.network import AlbefModel
 from indexing.models.albef.tokenizer import AlbefTokenizer
 from indexing.models.albef.vision import resized_positions
-from indexing.models.config_file import CONFIG, invalid
-from indexing.models.folder import DELTA, WEIGHTS, read_pruning
+from indexing.models.config_file import CONFIG, WEIGHTS, invalid
+from indexing.models.folder import DELTA, read_pruning
 
 logger = logging.getLogger(__name__)
 

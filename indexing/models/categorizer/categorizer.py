@@ -24,8 +24,8 @@ from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.categorizer.bert import TOKENIZER, make_encoder
 from indexing.models.categorizer.network import TitleClassifier
-from indexing.models.config_file import CONFIG, invalid
-from indexing.models.folder import WEIGHTS, fingerprint_of, write_model
+from indexing.models.config_file import CONFIG, WEIGHTS, invalid
+from indexing.models.folder import fingerprint_of, write_model
 
 _BATCH = 4096  # titles that are cut into pieces at once
 

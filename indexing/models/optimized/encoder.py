@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from indexing.models.optimized.runtimes import (
     Feeds,
     Floats,
     Run,
+    Runtime,
     Streams,
     runtime,
 )
@@ -42,8 +44,25 @@ Ids = NDArray[np.int64]
 _TEXTS = 64  # that go through the tower together
 
 
-class OptimizedEncoder:
-    """Runs the graphs of a folder, on the CPU.
+@dataclass(frozen=True)
+class Graphs:
+    """Files picture.* and text.* in a folder."""
+
+    folder: Path
+    runtime: Runtime
+    floats: Floats
+
+    def ready(self, load: Callable[[Path, Floats, int], Ready], side: str) -> Ready:
+        """One of them as a method of the runtime makes it ready. Raises ModelError."""
+        path = self.folder / f"{side}{self.runtime.SUFFIX}"
+        try:
+            return load(path, self.floats, usable_threads())
+        except RuntimeError as error:
+            raise ModelError(f"{path} cannot be run: {reason(error)}") from error
+
+
+class GraphEncoder:
+    """Runs the two graphs of an encoder, on the CPU.
 
     Ranges of int8 are those of the calibration and not of a batch, so vectors do not depend on
     what is beside them.
@@ -54,25 +73,22 @@ class OptimizedEncoder:
     def __init__(
         self,
         name: str,
-        config: OptimizedConfig,
+        fingerprint: str,
+        dim: int,
+        ends: Ends,
         eye: ClipEye | AlbefEye,
         tokenizer: Callable[[], TextTokenizer],
-        picture: Callable[[], Run],
-        pictures: Callable[[], Streams],
-        text: Callable[[], Run],
+        graphs: Graphs,
     ) -> None:
-        """`picture`, `pictures` and `text` make their graphs ready: that of one batch of pictures
-        at a time, that of several, and that of texts; `tokenizer` opens it."""
+        """`tokenizer` opens it."""
         self.name = name
-        self.config = config
-        self.dim = config.parent.dim
+        self.fingerprint = fingerprint
+        self.dim = dim
         self.image_size = eye.image_size
-        self.fingerprint = config.fingerprint
-        passed = config.gate is not None and config.gate.passed
-        self.parent = Parent(config.parent.fingerprint, passed)
+        self._ends = ends
         self._open_tokenizer = tokenizer
         self._eye = eye
-        self._load_picture, self._load_pictures, self._load_text = picture, pictures, text
+        self._graphs = graphs
 
     # Made ready when first asked for: a search by words needs no graph of pictures, and one of
     # open_clip's tokenizers brings torch with it.
@@ -83,15 +99,15 @@ class OptimizedEncoder:
 
     @cached_property
     def _picture(self) -> Run:
-        return self._load_picture()
+        return self._graphs.ready(self._graphs.runtime.load, "picture")
 
     @cached_property
     def _pictures(self) -> Streams:
-        return self._load_pictures()
+        return self._graphs.ready(self._graphs.runtime.load_streams, "picture")
 
     @cached_property
     def _text(self) -> Run:
-        return self._load_text()
+        return self._graphs.ready(self._graphs.runtime.load, "text")
 
     def preprocess(self, picture: Image) -> Pixels:
         return self._eye.preprocess(picture)
@@ -118,7 +134,7 @@ class OptimizedEncoder:
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
         ids = token_ids(self.tokenizer, texts)
-        ends = last_tokens(ids, self.config.ends, self.tokenizer)
+        ends = last_tokens(ids, self._ends, self.tokenizer)
         found = np.zeros((len(ids), self.dim), np.float32)
         # Texts of like length go together: each is padded to the longest beside it.
         order = np.arange(len(ids)) if ends is None else np.argsort(ends, kind="stable")
@@ -126,6 +142,16 @@ class OptimizedEncoder:
             part = order[start : start + _TEXTS]
             found[part] = self._text(text_feed(ids[part], None if ends is None else ends[part]))
         return _unit(found)
+
+
+class OptimizedEncoder(GraphEncoder):
+    """What `shoplens optimize` wrote: another encoder than its `parent`."""
+
+    def __init__(self, name: str, config: OptimizedConfig, *parts: Any) -> None:
+        super().__init__(name, config.fingerprint, config.parent.dim, config.ends, *parts)
+        self.config = config
+        passed = config.gate is not None and config.gate.passed
+        self.parent = Parent(config.parent.fingerprint, passed)
 
 
 def token_ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> Ids:
@@ -193,19 +219,8 @@ def load_optimized(
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
 
-    def ready(load: Callable[[Path, Floats, int], Ready], side: str) -> Callable[[], Ready]:
-        return lambda: _ready(load, folder / f"{side}{module.SUFFIX}", floats)
-
     return OptimizedEncoder(
         name or str(folder.resolve()), config, eye,
         lambda: opened or open_tokenizer(folder, config.model)[0],
-        ready(module.load, "picture"), ready(module.load_streams, "picture"),
-        ready(module.load, "text"),
+        Graphs(folder, module, floats),
     )  # fmt: skip
-
-
-def _ready(load: Callable[[Path, Floats, int], Ready], path: Path, floats: Floats) -> Ready:
-    try:
-        return load(path, floats, usable_threads())
-    except RuntimeError as error:
-        raise ModelError(f"{path} cannot be run: {reason(error)}") from error

@@ -47,8 +47,9 @@ class Exported:
     ends: Ends
 
 
-def export_towers(encoder: Encoder, folder: Path) -> Exported:
-    """Writes the graphs of an encoder, whose model is on the CPU, into `folder`.
+def export_towers(encoder: Encoder, folder: Path, *, folded: bool = True) -> Exported:
+    """Writes the graphs of an encoder, whose model is on the CPU, into `folder`. Unless `folded`
+    the model's parameters are in them as they are, under their names after `model.`.
 
     Raises:
         ModelError: The encoder is neither CLIP nor ALBEF, or has a tower that no graph can be
@@ -67,7 +68,7 @@ def export_towers(encoder: Encoder, folder: Path) -> Exported:
     exported = Exported(folder / "picture.onnx", folder / "text.onnx", ends)
     free = torch.export.Dim.DYNAMIC
     pixels = torch.zeros(2, 3, encoder.image_size, encoder.image_size)
-    _export(encoder.name, picture, {PIXELS: (pixels, {0: free})}, exported.picture)
+    _export(encoder.name, picture, {PIXELS: (pixels, {0: free})}, exported.picture, folded)
     ids = encoder.tokenizer(["a"] * _TEXTS)
     feeds: dict[str, tuple[Tensor, dict[int, Any]]] = {IDS: (ids, {0: free})}
     if ends != "whole":
@@ -76,7 +77,7 @@ def export_towers(encoder: Encoder, folder: Path) -> Exported:
             IDS: (ids[:, :length].contiguous(), {0: free, 1: free}),
             ENDS: (torch.arange(length - _TEXTS, length).clamp_min(0), {0: free}),
         }
-    _export(encoder.name, text, feeds, exported.text)
+    _export(encoder.name, text, feeds, exported.text, folded)
     return exported
 
 
@@ -154,7 +155,11 @@ class _AlbefText(nn.Module):
 
 
 def _export(
-    name: str, tower: nn.Module, feeds: dict[str, tuple[Tensor, dict[int, Any]]], path: Path
+    name: str,
+    tower: nn.Module,
+    feeds: dict[str, tuple[Tensor, dict[int, Any]]],
+    path: Path,
+    folded: bool,
 ) -> None:
     """One graph; `feeds` are examples of its inputs, with which of their sides are free."""
     try:
@@ -167,6 +172,7 @@ def _export(
                 input_names=list(feeds),
                 output_names=[FEATURES],
                 opset_version=_OPSET,
+                optimize=folded,
                 verbose=False,
             )
             assert program is not None  # with dynamo there always is one

@@ -205,7 +205,7 @@ def test_what_one_system_cannot_use_no_other_is_asked(
 
         name, fingerprint = "picky", "picky"
 
-        def embed_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        def embed_pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
             found = super().embed_pixels(pixels)
             found[(pixels.mean(dim=(2, 3)) @ torch.tensor([1.0, -1, -1]) > 0.5).numpy()] = np.nan
             return found

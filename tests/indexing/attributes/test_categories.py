@@ -118,12 +118,11 @@ def test_without_counts_all_categories_are_alike() -> None:
 
 
 def test_pictures_alone_and_several_at_once(tiny_classifier: TinyClassifier) -> None:
-    import torch
 
     joined = Joined([tiny_classifier, tiny_shelves()])
     assert [attribute.name for attribute in joined.attributes] == ["color", "kind", "shelf"]
     assert joined.image_size == 4
-    red = torch.zeros(2, 3, 4, 4)
+    red = np.zeros((2, 3, 4, 4), np.float32)
     red[:, 0] = 1
     found = joined.predict(red, None)
     assert found["color"].argmax(axis=1).tolist() == [0, 0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from indexing.errors import OverloadedError
@@ -34,7 +34,7 @@ class Held(TinyEncoder):
         self.entered.set()
         self.go_on.wait()
 
-    def embed_pixels(self, pixels: torch.Tensor) -> Any:
+    def embed_pixels(self, pixels: NDArray[np.float32]) -> Any:
         self._enter("image", len(pixels))
         found = super().embed_pixels(pixels)
         self.inside -= 1
@@ -46,7 +46,7 @@ class Held(TinyEncoder):
         if "bad" in texts:
             raise ValueError("a bad text")
         return super().embed_pixels(
-            torch.stack([self.preprocess(Image.new("RGB", (4, 4), text)) for text in texts])
+            np.stack([self.preprocess(Image.new("RGB", (4, 4), text)) for text in texts])
         )
 
 

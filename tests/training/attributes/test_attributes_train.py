@@ -174,7 +174,7 @@ def test_it_learns_colours_from_pictures_and_words(tmp_path: Path) -> None:
         TrainedOn(held_out=0.25, seed=0),
     )  # fmt: skip
     assert classifier.trained_on.held_out == 0.25
-    pixels = torch.stack(
+    pixels = np.stack(
         [classifier.preprocess(Image.new("RGB", (32, 32), colour)) for colour in COLOURS[:4]]
     )
     color = classifier.attributes[0]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 # These load OpenVINO, onnxruntime and what exports to them, which disable loggers of others and
 # do not get on with the native libraries of the rest: a process of their own.
-RUNTIMES = tests/indexing/test_optimized.py tests/benchmarks/test_optimizing.py tests/search/test_asking.py
+RUNTIMES = tests/indexing/test_optimized.py tests/indexing/test_builtin_graphs.py tests/benchmarks/test_optimizing.py tests/search/test_asking.py
 
 .PHONY: demo test check clean
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -149,6 +150,38 @@ def test_batches_that_go_together_come_back_in_order(made: Made, runtime: Runtim
     assert [len(part) for part in found] == [len(part) for part in batches]
     np.testing.assert_allclose(np.concatenate(found), child.embed_pixels(pixels), atol=1e-5)
     assert list(child.embed_batches([])) == []
+
+
+_BUILD = """
+import sys
+from pathlib import Path
+from indexing.build import build_index
+from indexing.catalog import read_catalog
+from indexing.models import load_encoder
+from search.engine import SearchEngine
+model, catalog, out = sys.argv[1:]
+build_index(read_catalog(Path(catalog)), load_encoder(model), Path(out))
+engine = SearchEngine.open(out)
+engine.search(text="red mug")
+found = engine.search(image=Path(catalog).with_name("0.png"), k=1)
+print(found[0].product_id, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_to_index_and_to_search_with_one_takes_no_torch(
+    one: Made, tmp_path: Path, runtime: RuntimeName
+) -> None:
+    for number, picture in enumerate(pictures(3)):
+        picture.save(tmp_path / f"{number}.png")
+    rows = "".join(f"p{number},red mug,{number}.png\n" for number in range(3))
+    (tmp_path / "shop.csv").write_text(f"id,title,image\n{rows}")
+    paths = (one.model(runtime, int8=False), tmp_path / "shop.csv", tmp_path / "index")
+    done = subprocess.run(
+        [sys.executable, "-c", _BUILD, *map(str, paths)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.split() == ["p0", "False"], done.stderr
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -35,7 +35,8 @@ m,,,magenta.png
 
 @pytest.fixture(autouse=True)
 def encoder(tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("search.engine.load_encoder", lambda _name: tiny_encoder)
+    for loader in ("indexing.models.load_asker", "search.engine.load_encoder"):
+        monkeypatch.setattr(loader, lambda _name: tiny_encoder)
     return tiny_encoder
 
 
@@ -266,7 +267,7 @@ def test_an_index_that_is_not_there_or_of_another_model(
     assert isinstance(run(tmp_path / "none", "--text", "red").exception, IndexFolderError)
     asked = []
     monkeypatch.setattr(
-        "search.engine.load_encoder", lambda name: asked.append(name) or other_encoder
+        "indexing.models.load_asker", lambda name: asked.append(name) or other_encoder
     )
     result = run(folder, "--text", "red", "--model", "other-name")
     assert asked == ["other-name"]

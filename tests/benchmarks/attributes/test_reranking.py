@@ -42,8 +42,8 @@ class ColourBlind(TinyEncoder):
     """Sees how bright a picture is and no colour; reads every text alike."""
 
     def embed_pixels(self, pixels: Any) -> NDArray[np.float32]:
-        grey = pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-        return super().embed_pixels(grey)
+        grey = pixels.mean(axis=1, keepdims=True)
+        return super().embed_pixels(np.repeat(grey, 3, axis=1))
 
     def embed_texts(self, texts: Any) -> NDArray[np.float32]:
         return super().embed_texts(["" for _ in texts])

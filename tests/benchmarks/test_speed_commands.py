@@ -11,6 +11,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import benchmarks.speed_commands
@@ -28,6 +29,7 @@ from benchmarks.speed_shop import Shop
 from indexing.errors import BenchmarkError
 from indexing.models import load_encoder
 from indexing.models.clip import ClipEncoder, create_model
+from indexing.models.torchvision_repair import import_torchvision
 
 
 @pytest.fixture
@@ -150,6 +152,7 @@ def test_the_loop_finds_what_the_encoder_gives(
     shop: Shop, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the model that open_clip would make of the same configuration."""
+    import_torchvision()
     import open_clip
 
     made = load_encoder(str(folder))
@@ -157,7 +160,11 @@ def test_the_loop_finds_what_the_encoder_gives(
 
     def create(architecture: str, *, pretrained: str) -> Any:
         assert (architecture, pretrained) == ("ViT-B-32", "weights.pt")
-        return made.model, None, made.preprocess
+
+        def preprocess(picture: Image.Image) -> torch.Tensor:
+            return torch.from_numpy(made.preprocess(picture))
+
+        return made.model, None, preprocess
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", create)
     open_clip_loop(str(shop.catalog), "ViT-B-32", "weights.pt", str(tmp_path / "faiss"))
@@ -171,8 +178,8 @@ def test_the_loop_finds_what_the_encoder_gives(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model that says it is one of open_clip's."""
+    import_torchvision()
     import open_clip
-    import torch
 
     torch.manual_seed(0)
     config = {

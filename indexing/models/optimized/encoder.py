@@ -19,6 +19,7 @@ from indexing.models.albef.config import AlbefConfig
 from indexing.models.albef.eye import AlbefEye
 from indexing.models.albef.tokenizer import AlbefTokenizer
 from indexing.models.clip_eye import ClipEye
+from indexing.models.clip_tokenizer import CLIP_TOKENIZER, ClipTokenizer
 from indexing.models.optimized.folder import VOCABULARY, Ends, OptimizedConfig, read_config
 from indexing.models.optimized.runtimes import (
     ENDS,
@@ -216,6 +217,9 @@ def load_optimized(
             eye = ClipEye(config.model["preprocess_cfg"])
             if (folder / TOKENIZER).is_file():
                 opened, _ = open_tokenizer(folder, config.model)
+            elif (folder / CLIP_TOKENIZER).is_file():
+                length = int(config.model["model_cfg"]["text_cfg"]["context_length"])
+                opened = ClipTokenizer(folder / CLIP_TOKENIZER, length)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{folder} cannot be loaded: {reason(error)}") from error
 

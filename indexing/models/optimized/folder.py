@@ -3,6 +3,7 @@
 config.json            an `OptimizedConfig`, with the hashes of the other files and its own
 picture.*, text.*      the graphs, in the runtime's format
 tokenizer.json or vocab.txt   the parent's, where it has a file
+clip-tokenizer.json    CLIP's tokens, where it has none
 README.md              the model card
 """
 

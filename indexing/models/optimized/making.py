@@ -13,6 +13,7 @@ from indexing.errors import ModelError
 from indexing.messages import reason
 from indexing.models.albef.encoder import AlbefEncoder
 from indexing.models.clip import ClipEncoder
+from indexing.models.clip_tokenizer import CLIP_TOKENIZER, write_clip_tokenizer
 from indexing.models.optimized.encoder import last_tokens, text_feed, token_ids
 from indexing.models.optimized.exporting import Exported
 from indexing.models.optimized.folder import VOCABULARY, OptimizedConfig, ParentRecord, write_config
@@ -111,6 +112,8 @@ def make_model(
     else:
         if encoder.tokenizer_file is not None:
             shutil.copyfile(encoder.tokenizer_file, folder / TOKENIZER)
+        else:
+            write_clip_tokenizer(encoder.tokenizer, folder / CLIP_TOKENIZER)
         model = json.loads(json.dumps(encoder.config, default=list))
     config = OptimizedConfig(
         runtime=recipe.runtime,

@@ -62,9 +62,9 @@ def write_graphs(folder: Path) -> None:
     places = _places(folder / WEIGHTS)
     with TemporaryDirectory() as work:
         exported = export_towers(load_folder(folder), Path(work), folded=False)
-        for path in (exported.picture, exported.text):
-            import onnx
+        import onnx  # after what says that it is missing
 
+        for path in (exported.picture, exported.text):
             graph = onnx.load(path)
             _look_weights_up(graph, places)
             onnx.save(graph, folder / path.name)

@@ -69,12 +69,11 @@ class System:
 
 @dataclass(frozen=True)
 class Indexed:
-    """A system's rounds: seconds on the clock and of processors, and bytes at most."""
+    """A system's rounds: seconds on the clock and of processors."""
 
     system: str
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
-    peak_bytes: int = 0
 
     def times_slower(self, than: Indexed) -> Spread:
         """By rounds."""
@@ -100,23 +99,18 @@ def measure_commands(
             folder = work / "index"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            seconds, cpu, peak = 0.0, 0.0, 0
-            for step in system.steps(folder):
-                took = _run(step)
-                seconds, cpu, peak = seconds + took[0], cpu + took[1], max(peak, took[2])
+            took = [_run(step) for step in system.steps(folder)]
+            seconds, cpu = (sum(part) for part in zip(*took, strict=True))
             if (count := system.count(folder)) != len(shop.rows):
                 raise BenchmarkError(f"{system.name}: {count} of {len(shop.rows)} are indexed")
             note(f"{system.name}: {seconds:.1f} s, {cpu:.1f} CPU s")
             if number:
-                own = found[system.name]
-                found[system.name] = Indexed(
-                    own.system, [*own.seconds, seconds], [*own.cpu_seconds, cpu],
-                    max(own.peak_bytes, peak),
-                )  # fmt: skip
+                found[system.name].seconds.append(seconds)
+                found[system.name].cpu_seconds.append(cpu)
     return [*found.values()]
 
 
-COLUMNS = ("system", "seconds", "CPU seconds", "MB", "times as long", "times the CPU")
+COLUMNS = ("system", "seconds", "CPU seconds", "times as long", "times the CPU")
 
 
 def command_cells(own: Indexed, first: Indexed) -> list[str]:
@@ -126,7 +120,6 @@ def command_cells(own: Indexed, first: Indexed) -> list[str]:
     return [
         own.system,
         *(f"{time.median:.1f} [{time.low:.1f}–{time.high:.1f}]" for time in times),
-        f"{own.peak_bytes / 1e6:,.0f}",
         *(f"{ratio.median:.2f}× [{ratio.low:.2f}–{ratio.high:.2f}]" for ratio in ratios),
     ]
 
@@ -273,8 +266,8 @@ def _sizes(architecture: str) -> dict[str, Any]:
     }
 
 
-def _run(command: Arguments) -> tuple[float, float, int]:
-    """Seconds on the clock, CPU seconds and bytes at most of a command and its children.
+def _run(command: Arguments) -> tuple[float, float]:
+    """Seconds on the clock and CPU seconds of a command and its children.
 
     Raises BenchmarkError where it cannot be started or fails.
     """
@@ -292,5 +285,4 @@ def _run(command: Arguments) -> tuple[float, float, int]:
     if process.returncode:
         last = " ".join(said.split())[-_LAST_WORDS:]
         raise BenchmarkError(f"{' '.join(command[:4])} … failed: {last}")
-    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return time.perf_counter() - started, used.ru_utime + used.ru_stime, peak
+    return time.perf_counter() - started, used.ru_utime + used.ru_stime

@@ -68,7 +68,6 @@ def test_commands_take_turns_in_folders_of_their_own(
     assert [note.partition(":")[0] for note in notes] == ["ours", "theirs"] * 3
     # An interpreter that starts takes some of everything.
     assert all(seconds > 0.005 for own in found for seconds in own.cpu_seconds)
-    assert all(own.peak_bytes > 1e6 for own in found)
 
 
 def test_an_index_without_a_picture_is_an_error(
@@ -101,14 +100,14 @@ def test_what_a_failed_command_said_is_told(
 
 
 def test_the_table_compares_round_by_round(tmp_path: Path) -> None:
-    ours = Indexed("ours", [1.0, 2.0, 4.0], [1.0, 1.0, 1.0], 2_000_000)
-    theirs = Indexed("theirs", [3.0, 12.0, 8.0], [5.0, 6.0, 7.0], 1_234_000_000)
-    cells = ["theirs", "8.0 [3.0–12.0]", "6.0 [5.0–7.0]", "1,234"]
+    ours = Indexed("ours", [1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
+    theirs = Indexed("theirs", [3.0, 12.0, 8.0], [5.0, 6.0, 7.0])
+    cells = ["theirs", "8.0 [3.0–12.0]", "6.0 [5.0–7.0]"]
     cells += ["3.00× [2.00–6.00]", "6.00× [5.00–7.00]"]
     assert command_cells(theirs, ours) == cells
     write_commands([ours, theirs], 500, "the command", tmp_path / "out")
     page = (tmp_path / "out" / "commands.md").read_text()
-    assert f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * 5}\n| ours | 2.0 [1.0–4.0] |" in page
+    assert f"| {' | '.join(COLUMNS)} |\n| --- |{' ---: |' * 4}\n| ours | 2.0 [1.0–4.0] |" in page
     assert f"| {' | '.join(cells)} |" in page
     assert "500 pictures; medians of 3 rounds" in page
     stored = json.loads((tmp_path / "out" / "commands.json").read_text())

@@ -91,7 +91,7 @@ def test_the_command(tiny_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
     index = shop_index(tiny_encoder, None)
     monkeypatch.setattr(
-        SearchEngine, "open", lambda _folder, model=None: SearchEngine(index, tiny_encoder)
+        SearchEngine, "open", lambda _folder, **_: SearchEngine(index, tiny_encoder)
     )
     app = typer.Typer()
     app.command()(search)

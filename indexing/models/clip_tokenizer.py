@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from indexing.errors import ModelError
-from indexing.models.tokenizers import PieceTokenizer
+from indexing.models.tokenizers import PieceTokenizer, read_tokenizer
 
 CLIP_TOKENIZER = "clip-tokenizer.json"
 _END_OF_WORD = "</w>"
@@ -28,11 +27,7 @@ class ClipTokenizer(PieceTokenizer):
     """
 
     def __init__(self, path: Path, context_length: int) -> None:
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise ModelError(f"{path} is not a tokenizer's file: {error}") from error
-        super().__init__(tokenizer, context_length, pad_id=0)
+        super().__init__(read_tokenizer(path, "tokenizer's file"), context_length, pad_id=0)
 
     def ids(self, texts: Sequence[str]) -> NDArray[np.int64]:
         return super().ids([_cleaned(text) for text in texts])

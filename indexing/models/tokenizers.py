@@ -80,11 +80,15 @@ class FolderTokenizer(PieceTokenizer):
     """
 
     def __init__(self, path: Path, context_length: int) -> None:
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
-        super().__init__(tokenizer, context_length, pad_id=0)
+        super().__init__(read_tokenizer(path, "tokenizer.json"), context_length, pad_id=0)
+
+
+def read_tokenizer(path: Path, kind: str) -> Tokenizer:
+    """The tokenizer in a file. Raises ModelError where it is not of this kind."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ModelError(f"{path} is not a {kind}: {error}") from error
 
 
 def open_tokenizer(folder: Path, config: dict[str, Any]) -> tuple[TextTokenizer, Path | None]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Ready = TypeVar("Ready", Run, Streams)
 Ids = NDArray[np.int64]
 
+_READ = 4096  # texts whose tokens are in memory at a time
 _TEXTS = 64  # that go through the tower together
 
 
@@ -134,6 +135,12 @@ class GraphEncoder:
         return self.embed_pixels(np.stack([self.preprocess(picture) for picture in pictures]))
 
     def embed_texts(self, texts: Sequence[str]) -> Vectors:
+        parts = [np.zeros((0, self.dim), np.float32)]
+        for start in range(0, len(texts), _READ):
+            parts.append(self._embed(texts[start : start + _READ]))
+        return np.concatenate(parts)
+
+    def _embed(self, texts: Sequence[str]) -> Vectors:
         ids = token_ids(self.tokenizer, texts)
         ends = last_tokens(ids, self._ends, self.tokenizer)
         found = np.zeros((len(ids), self.dim), np.float32)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.optimizing_tasks import Material
@@ -33,7 +32,7 @@ from indexing.models.optimized.making import SIDES, Examples, Recipe, examples_o
 from indexing.models.optimized.runtimes import Floats, Precision, RuntimeName, runtime
 from indexing.models.optimized.sensitivity import layer_errors, worst_layers
 from indexing.models.protocol import Encoder
-from indexing.processor import has_bfloat16
+from indexing.processor import has_bfloat16, usable_threads
 from indexing.store import OpenIndex
 
 _RANKED = 8  # examples that layers are ranked by
@@ -231,7 +230,7 @@ def _recipes(
         yield Recipe(name, int8=True, floats="bfloat16")
     yield Recipe(name, int8=True)
     floats: Floats = "bfloat16" if short else "float32"
-    module, threads = runtime(name), torch.get_num_threads()
+    module, threads = runtime(name), usable_threads()
     errors = {
         side: layer_errors(
             getattr(exported, side),
